@@ -1,0 +1,1 @@
+"""Codes to bytes and back: packing and the ``.codes`` container. numpy and the standard library only."""

@@ -1,0 +1,417 @@
+"""The command line. The only module that imports typer or rich, and the only one that prints.
+
+Each command parses, calls one room, and shows the result. Results go to stdout, so they can be
+piped; progress, remarks and errors go to stderr. Status 0: done; 1: an error the user can fix;
+2: wrong usage; a traceback is a bug. torch is imported inside the commands, so ``--help`` answers
+at once.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+import telucodec
+from telucodec.errors import TelucodecError
+
+if TYPE_CHECKING:
+    from telucodec.pipeline import Failure, FileReport
+    from telucodec.train.run import Outcome
+
+T = TypeVar("T")
+out, err = Console(), Console(stderr=True)
+
+
+class FriendlyGroup(TyperGroup):
+    """One line and status 1 for an error the user can fix; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TelucodecError as error:
+            complain(error)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=FriendlyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Options shared by several commands are declared once, so they read and behave the same everywhere.
+Model = Annotated[
+    str, typer.Option("--model", help="Name of shipped weights, or a folder written by `train`.")
+]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the network runs.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that already exist.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file instead of a table.")]
+
+# The options of `train`.
+TrainConfig = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings; what it leaves out has a default.")
+]
+TrainSet = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.NAME=VALUE", help="Change one setting; repeatable."),
+]
+TrainOut = Annotated[Path | None, typer.Option("--out", help="Run folder. Default: runs/NAME.")]
+TrainName = Annotated[
+    str | None, typer.Option("--name", help="Name of the run. Default: that of the config file.")
+]
+TrainResume = Annotated[
+    Path | None,
+    typer.Option("--resume", metavar="RUN", help="Continue this run folder under its own settings."),
+]
+TrainInit = Annotated[
+    str | None, typer.Option("--init-from", metavar="WEIGHTS", help="Weights to start from.")
+]
+TrainMaxSteps = Annotated[
+    int | None, typer.Option("--max-steps", min=1, help="Planned end of the run, in updates.")
+]
+TrainMaxMinutes = Annotated[
+    float | None, typer.Option("--max-minutes", min=0, help="Stop, save and export after so long.")
+]
+TrainEpochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, help="Planned end of the run, in passes over the data.")
+]
+
+DEFAULT_EVAL_KBPS = 6.0
+WIDEST = 10_000  # characters; long lines are for the terminal to wrap
+REPORT_COLUMNS = {  # title -> key of `FileReport.describe`
+    "file": "target",
+    "seconds": "seconds",
+    "codebooks": "n_codebooks",
+    "bytes": "file_bytes",
+    "file kbps": "file_kbps",
+    "payload kbps": "payload_kbps",
+    "work s/s": "real_time_factor",
+}
+
+
+def show_version(is_wanted: bool) -> None:
+    """Answer ``--version`` before any command is looked at."""
+    if is_wanted:
+        typer.echo(f"telucodec {telucodec.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Neural speech codec: wav to a few kilobits a second, and back."""
+
+
+@app.command()
+def encode(
+    source: Annotated[Path, typer.Argument(help="Audio file, or a folder searched recursively.")],
+    target: Annotated[Path, typer.Argument(help="The .codes file, or the folder for the same tree of them.")],
+    kbps: Annotated[float | None, typer.Option(help="As many codebooks as fit in this payload rate.")] = None,
+    codebooks: Annotated[int | None, typer.Option(help="Keep the first N codebooks; default: all.")] = None,
+    model: Model = "speech-16k",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compress audio to .codes files. Any format, rate and channel count of libsndfile comes in."""
+    if kbps is not None and codebooks is not None:
+        raise typer.BadParameter("give --kbps or --codebooks, not both")
+
+    from telucodec.pipeline import choose_codebooks, encode_jobs, encode_tree, open_codec
+
+    jobs = encode_jobs(source, target, overwrite=overwrite)
+    codec = open_codec(model, device=device)
+    n_codebooks = choose_codebooks(codec.config, kbps=kbps, n_codebooks=codebooks)
+    reports = encode_tree(codec, jobs, n_codebooks=n_codebooks, overwrite=overwrite)
+    show_reports(reports, len(jobs), "encoding", as_json)
+
+
+@app.command()
+def decode(
+    source: Annotated[Path, typer.Argument(help="A .codes file, or a folder searched recursively.")],
+    target: Annotated[
+        Path, typer.Argument(help="The .wav or .flac file, or the folder for the same tree of .wav.")
+    ],
+    model: Model = "speech-16k",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn .codes files back into 16-bit audio, exactly as many samples as were encoded."""
+    from telucodec.pipeline import decode_jobs, decode_tree, open_codec
+
+    jobs = decode_jobs(source, target, overwrite=overwrite)
+    codec = open_codec(model, device=device)
+    show_reports(decode_tree(codec, jobs, overwrite=overwrite), len(jobs), "decoding", as_json)
+
+
+@app.command(name="eval")
+def evaluate(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Audio files, or folders searched recursively.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="One more folder of audio.")] = None,
+    kbps: Annotated[
+        list[float] | None, typer.Option(help="Payload rate; repeat for several. Default: 6.")
+    ] = None,
+    snr: Annotated[
+        bool, typer.Option("--snr", help="Show every figure, not only the most telling ones.")
+    ] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for the .codes and .wav files that were made.")
+    ] = None,
+    model: Model = "speech-16k",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Encode, decode and measure recordings; rates are counted from the bytes of real files.
+
+    Per file, then as means with 95 % bootstrap intervals over the files.
+    """
+    sources = [*(files or []), *([data_dir] if data_dir else [])]
+    if not sources:
+        raise typer.BadParameter("name audio files or folders, or give --data-dir")
+
+    from telucodec.evaluate import report, runner
+    from telucodec.pipeline import open_codec
+
+    clips = runner.find_clips(sources)
+    codec = open_codec(model, device=device)
+    rates = list(dict.fromkeys(kbps or [DEFAULT_EVAL_KBPS]))
+    results = runner.evaluate(codec, clips, rates, keep=keep, overwrite=overwrite)
+    rows, failures = part(progress(results, len(clips) * len(rates), "measuring"))
+    summaries = report.summarize(rows)
+    if as_json:
+        typer.echo(report.to_json_lines(rows, summaries), nl=False)
+    elif rows:
+        columns = report.FULL if snr else report.BRIEF
+        table = report.clip_table(rows, columns)
+        show_table(table.header, table.cells)
+        typer.echo()
+        means = report.summary_table(summaries, columns)
+        show_table(means.header, means.cells, n_left=2)
+    for reason in report.reasons(rows):
+        remark(reason)
+    conclude(len(failures), len(clips))
+
+
+@app.command()
+def train(
+    data_dir: Annotated[Path, typer.Option(help="Folder of audio, searched recursively.")],
+    config: TrainConfig = None,
+    overrides: TrainSet = None,
+    out: TrainOut = None,
+    name: TrainName = None,
+    resume: TrainResume = None,
+    init_from: TrainInit = None,
+    max_steps: TrainMaxSteps = None,
+    max_minutes: TrainMaxMinutes = None,
+    epochs: TrainEpochs = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per update.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where the network runs.")
+    ] = None,
+) -> None:
+    """Train a codec on a folder of audio; ends with a weights folder that --model takes."""
+    if epochs is not None and max_steps is not None:
+        raise typer.BadParameter("give --epochs or --max-steps, not both")
+    if resume is not None and (out or name or init_from):
+        raise typer.BadParameter(
+            "--resume continues a run where it lies; leave out --out, --name and --init-from"
+        )
+    shortcuts = {
+        "train.n_steps": max_steps,
+        "train.n_epochs": 0 if max_steps is not None else epochs,
+        "train.batch_size": batch_size,
+        "optim.lr": lr,
+        "train.device": device,
+    }
+    settings = [
+        *(overrides or []),
+        *(f"{key}={value}" for key, value in shortcuts.items() if value is not None),
+    ]
+
+    from telucodec.config import load_config
+    from telucodec.pipeline import find_model
+
+    train_run = import_trainer()
+    if resume is not None and config is None:
+        from telucodec.train.resume import resumed_settings
+
+        settings = resumed_settings(resume) + settings
+    folder = resume or out or Path("runs") / (name or (config.stem if config else "default"))
+    weights = find_model(init_from) if init_from is not None else None
+    chosen, is_resumed = load_config(config, settings), resume is not None
+    with TrainingScreen() as screen:
+        outcome = train_run(
+            chosen, data_dir, folder, screen, resume=is_resumed, init_from=weights, max_minutes=max_minutes
+        )
+    if outcome.stopped_by:
+        remark(f"stopped by {outcome.stopped_by} at step {outcome.step} of {outcome.n_steps}")
+    typer.echo(f"weights  {outcome.weights}")
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(metavar="FILE.codes", help="The stream to describe.")],
+    as_json: AsJson = False,
+) -> None:
+    """Describe a .codes file: format, model, length and rates. Needs no model."""
+    from telucodec.bitstream.container import read_header
+    from telucodec.errors import BitstreamError
+    from telucodec.files import read_bytes
+
+    data = read_bytes(file)
+    try:
+        facts = {"file": str(file)} | read_header(data).describe()
+    except BitstreamError as error:
+        raise BitstreamError(f"{file}: {error}") from error
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {cell(value)}")
+
+
+def import_trainer() -> "Callable[..., Outcome]":
+    """`train_run`, or the name of the extra to install."""
+    try:
+        from telucodec.train.run import train_run
+    except ModuleNotFoundError as error:
+        raise TelucodecError(f"training needs {error.name}; pip install 'telucodec[train]'") from error
+    return train_run
+
+
+class TrainingScreen:
+    """What a person sees of a run, on stderr: lines that stay, and one progress line at the bottom."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        self._bar = Progress(*columns, console=err, disable=not err.is_terminal)
+        self._task: TaskID | None = None
+        self._warnings = RichHandler(console=err, show_time=False, show_level=False, show_path=False)
+
+    def __enter__(self) -> Self:
+        logging.getLogger("telucodec").addHandler(self._warnings)
+        self._bar.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._bar.stop()
+        logging.getLogger("telucodec").removeHandler(self._warnings)
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        remark(text)
+
+    def progress(self, step: int, n_steps: int, values: dict[str, float]) -> None:
+        """Move the bar; ``values`` are the figures of the last batch and the last validation."""
+        shown = {"loss": "train/total", "SNR": "train/snr_db", "range ratio": "train/range_ratio"}
+        text = "  ".join(f"{title} {values[key]:.3g}" for title, key in shown.items() if key in values)
+        if self._task is None:  # made here, so that a resumed run's ETA counts its own steps only
+            self._task = self._bar.add_task(text, total=n_steps, completed=step)
+        self._bar.update(self._task, total=n_steps, completed=step, description=text)
+
+
+def complain(error: TelucodecError) -> None:
+    """One line on stderr, in red: something was not done."""
+    err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True, highlight=False)
+
+
+def remark(text: str) -> None:
+    """One line on stderr: something worth knowing about what was done."""
+    err.print(escape(text), soft_wrap=True, highlight=False)
+
+
+def conclude(n_failed: int, n_files: int) -> None:
+    """Status 1 if any file could not be used."""
+    if n_failed:
+        if n_files > 1:
+            remark(f"{n_failed} of {n_files} files could not be used")
+        raise typer.Exit(1)
+
+
+def part(results: "Iterable[T | Failure]") -> "tuple[list[T], list[Failure]]":
+    """Collect results; failures are complained about as they come and collected apart."""
+    from telucodec.pipeline import Failure
+
+    done: list[T] = []
+    failures: list[Failure] = []
+    for result in results:
+        if isinstance(result, Failure):
+            complain(result.error)
+            failures.append(result)
+        else:
+            done.append(result)
+    return done, failures
+
+
+def show_reports(reports: "Iterable[FileReport | Failure]", n_files: int, verb: str, as_json: bool) -> None:
+    """Show files as they are done; status 1 at the end if any of them could not be used."""
+    done, failures = part(shown(progress(reports, n_files, verb), as_json))
+    if done and not as_json:
+        facts = [report.describe() for report in done]
+        show_table(list(REPORT_COLUMNS), [[cell(f[key]) for key in REPORT_COLUMNS.values()] for f in facts])
+    conclude(len(failures), n_files)
+
+
+def shown(reports: "Iterable[FileReport | Failure]", as_json: bool) -> "Iterator[FileReport | Failure]":
+    """Say what was done to each recording, and print its line at once where a program is reading."""
+    from telucodec.pipeline import FileReport
+
+    for report in reports:
+        if isinstance(report, FileReport):
+            if report.changes:
+                remark(f"{report.source}: {report.changes}")
+            if as_json:
+                typer.echo(json.dumps(report.describe()))
+        yield report
+
+
+def progress(items: Iterable[T], n_items: int, verb: str) -> Iterator[T]:
+    """A bar on stderr while ``items`` are made; nothing where no person is watching."""
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        yield from bar.track(items, total=n_items, description=verb)
+
+
+def show_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, n_left: int = 1) -> None:
+    """A table on stdout at its own width, no figure folded: ``n_left`` columns of text, the others right."""
+    table = Table(box=None, pad_edge=False)
+    for index, title in enumerate(header):
+        table.add_column(escape(title), justify="left" if index < n_left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console(width=WIDEST)
+    console.print(table, highlight=False, crop=False)
+
+
+def cell(value: Any) -> str:
+    """A figure as a person reads it; "-" for one that is not defined."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

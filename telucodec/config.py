@@ -1,0 +1,284 @@
+"""Every number a run can set, in one page. Defaults live here; ``configs/*.toml`` hold differences.
+
+Units are in the names (``_hz``, ``_s``, ``_db``); counts start with ``n_``.
+"""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from telucodec.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def _require(is_met: bool, name: str, value: object, expected: str) -> None:
+    if not is_met:
+        raise ConfigError(f"{name} is {value!r}; expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """Residual vector quantizer: Q stages of K codewords, coarse to fine."""
+
+    n_codebooks: int = 18  # Q
+    codebook_size: int = 1024  # K, a power of two
+    codebook_update: str = (
+        "ema"  # how codewords learn: "ema" of their vectors, or "gradient" of the codebook loss
+    )
+    ema_decay: float = 0.99  # of the sums behind EMA codewords, and of the usage counts that find dead ones
+    commitment_weight: float = 0.25  # of the commitment loss beside the codebook loss
+    dropout: float = 0.5  # share of training items that use a random number of stages, 1 to Q
+    revive_below: float = 0.03  # a codeword used less than this share of the mean use is replaced
+
+    def __post_init__(self) -> None:
+        size, update = self.codebook_size, self.codebook_update
+        _require(self.n_codebooks >= 1, "quantizer.n_codebooks", self.n_codebooks, "at least 1")
+        _require(
+            2 <= size <= 65536 and not size & (size - 1),
+            "quantizer.codebook_size",
+            size,
+            "a power of two <= 65536",
+        )
+        _require(update in ("ema", "gradient"), "quantizer.codebook_update", update, '"ema" or "gradient"')
+        _require(0 <= self.dropout <= 1, "quantizer.dropout", self.dropout, "a share from 0 to 1")
+        _require(0 < self.ema_decay < 1, "quantizer.ema_decay", self.ema_decay, "a number between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shapes of the codec. Two streams are compatible only if all of these and the weights agree."""
+
+    sample_rate_hz: int = 16_000
+    hop: int = 320  # samples per frame; also the codec's delay
+    fine_hop: int = 40  # hop of the fine path, a divisor of `hop`
+    width: int = 320  # channels of the units at the frame rate
+    fine_width: int = 96  # channels of the units at the fine rate
+    n_encoder_units: int = 4
+    n_decoder_units: int = 8
+    n_fine_units: int = 2  # on each side
+    latent_dim: int = 128  # D
+    companding: float = 0.6  # exponent of the power law on lapped-transform coefficients; 1 is linear
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            8_000 <= self.sample_rate_hz <= 48_000,
+            "model.sample_rate_hz",
+            self.sample_rate_hz,
+            "8000 to 48000",
+        )
+        _require(self.hop % 2 == 0 and self.hop > 0, "model.hop", self.hop, "an even number of samples")
+        _require(
+            0 < self.fine_hop < self.hop and self.hop % self.fine_hop == 0 and self.fine_hop % 2 == 0,
+            "model.fine_hop",
+            self.fine_hop,
+            f"an even divisor of model.hop ({self.hop}) below it",
+        )
+        _require(
+            0 < self.latent_dim <= self.hop,
+            "model.latent_dim",
+            self.latent_dim,
+            f"1 to model.hop ({self.hop})",
+        )
+        _require(0 < self.companding <= 1, "model.companding", self.companding, "an exponent in (0, 1]")
+
+    @property
+    def delay(self) -> int:
+        """Samples by which the output lags the input: the overlap of the lapped transform."""
+        return self.hop
+
+    @property
+    def latency_ms(self) -> float:
+        """Algorithmic latency: one hop to fill a frame and one hop of overlap."""
+        return 1000 * (self.hop + self.delay) / self.sample_rate_hz
+
+    @property
+    def frame_rate_hz(self) -> float:
+        return self.sample_rate_hz / self.hop
+
+    @property
+    def codeword_bits(self) -> int:
+        return int(math.log2(self.quantizer.codebook_size))
+
+    @property
+    def stage_kbps(self) -> float:
+        """Nominal payload rate of one stage at fixed width."""
+        return self.frame_rate_hz * self.codeword_bits / 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is cut from the training folder, and what is done to it. Chances are per item, 0 to 1."""
+
+    crop_s: float = 1.0
+    min_clip_s: float = 0.5  # shorter clips are skipped and named
+    silence_dbfs: float = -60.0  # clips with an RMS below this are skipped and named
+    validation_share: float = 0.03  # of the files, by group (folder and speaker prefix); 0 needs val_dir
+    val_dir: str = ""  # validate on this folder instead of a split
+    level_min_dbfs: float = (
+        -32.0
+    )  # each crop is scaled to an RMS drawn from this range; equal limits keep one level
+    level_max_dbfs: float = -14.0
+    is_level_random: bool = True  # False keeps the level of the recording
+    speed_chance: float = 0.3  # resampled by up to 12 %: pitch and tempo move together
+    equalizer_chance: float = 0.3  # random smooth spectral tilt of up to 9 dB
+    noise_chance: float = 0.1  # pink to white noise at 15 to 40 dB SNR
+    reverb_chance: float = 0.1  # exponentially decaying noise tail, 0.1 to 0.5 s
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weight of each loss term; a weight of 0 means that the term is not computed."""
+
+    l1: float = 5.0
+    mse: float = 0.0
+    rms: float = 1.0
+    stft: float = 0.0
+    mel: float = 2.0
+    spectrum: float = 3.0
+    vq: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warmup and cosine decay."""
+
+    lr: float = 1e-3
+    linear_path_lr_share: float = (
+        0.1  # of `lr`, for the layers that start as a lapped transform or an identity
+    )
+    final_lr_share: float = 0.01  # of `lr`, at the planned end
+    n_warmup_steps: int = 100
+    beta1: float = 0.8
+    beta2: float = 0.99
+    weight_decay: float = 1e-3
+    max_grad_norm: float = 1.0
+    weight_ema_decay: float = 0.999  # 0 keeps no averaged weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Budget, rhythm and machinery of a run."""
+
+    seed: int = 0
+    n_epochs: int = 0  # ends the run after this many passes over the training minutes; 0 leaves it to n_steps
+    n_steps: int = 10_500
+    n_steps_per_epoch: int = 0  # 0 derives it: one pass over the training minutes
+    batch_size: int = 12
+    precision: str = "32-true"  # Lightning Fabric's names: "32-true", "bf16-mixed", "16-mixed"
+    device: str = "auto"  # "auto", "cpu" or "cuda"
+    n_devices: int = 1
+    n_threads: int = 0  # CPU threads of torch; 0 leaves its default
+    log_every: int = 20
+    validate_every: int = 1000
+    save_every: int = 500
+    keep_last: int = 2
+    validation_kbps: tuple[float, ...] = (1.5, 3.0, 6.0, 9.0)
+    best_metric: str = "mel@6"  # lower is better for mel, l1 and stft; higher for snr_db
+    n_validation_clips: int = 24
+
+    def __post_init__(self) -> None:
+        known = ("32-true", "bf16-mixed", "16-mixed")
+        _require(
+            self.device in ("auto", "cpu", "cuda"), "train.device", self.device, '"auto", "cpu" or "cuda"'
+        )
+        _require(self.precision in known, "train.precision", self.precision, f"one of {', '.join(known)}")
+        _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
+        _require(self.n_steps >= 1, "train.n_steps", self.n_steps, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run: the five tables of a TOML file."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file (defaults if None), then apply ``"optim.lr=1e-3"`` style overrides.
+
+    Raises:
+        ConfigError: unreadable file, unknown setting (with the nearest known one), wrong type or value.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply_override(table, override)
+    return config_from_dict(Config, table)
+
+
+def config_from_dict(cls: type[T], table: Mapping[str, Any]) -> T:
+    """Build a settings dataclass from nested mappings, refusing what it does not know."""
+    built: T = _build(cls, table, where="")
+    return built
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, the inverse of `config_from_dict`."""
+    return dataclasses.asdict(config)
+
+
+def _apply_override(table: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted.strip():
+        raise ConfigError(f"override {override!r} is not of the form table.name=value, such as optim.lr=1e-3")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    *parents, leaf = dotted.strip().split(".")
+    node = table
+    for name in parents:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {name} is a value, not a table")
+    node[leaf] = value
+
+
+def _build(cls: type, table: Mapping[str, Any], where: str) -> Any:
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {where}{near[0]}?" if near else f"; known settings: {', '.join(known)}"
+            raise ConfigError(f"unknown setting {where}{name}{hint}")
+        wanted = hints[name]
+        if isinstance(wanted, type) and is_dataclass(wanted):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}{name} is {value!r}; expected a table, [{where}{name}]")
+            values[name] = _build(wanted, value, where=f"{where}{name}.")
+        else:
+            values[name] = _convert(value, wanted, f"{where}{name}")
+    return cls(**values)
+
+
+def _convert(value: Any, wanted: Any, name: str) -> Any:
+    if get_origin(wanted) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name} is {value!r}; expected a list")
+        return tuple(_convert(item, get_args(wanted)[0], name) for item in value)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise ConfigError(f"{name} is {value!r}, a {type(value).__name__}; expected {wanted.__name__}")
+    if wanted is float and not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; expected a finite number")
+    return value

@@ -1,0 +1,1 @@
+"""Measuring: pure metrics, a runner that goes through real files, and reports with intervals."""

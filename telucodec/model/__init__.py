@@ -1,0 +1,1 @@
+"""The network: frames to latents to codes, and back."""

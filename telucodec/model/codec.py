@@ -1,0 +1,144 @@
+"""The codec: encoder, quantizer and decoder composed, and its weights on disk.
+
+Shapes: B batch, T samples, L frames, D latent width, Q codebooks.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from telucodec.config import ModelConfig, config_from_dict, config_to_dict
+from telucodec.errors import ConfigError, ModelError
+from telucodec.frames import pad_to_frames, trim_delay
+from telucodec.model.decoder import Decoder
+from telucodec.model.encoder import Encoder
+from telucodec.model.quantizer import Quantized, ResidualVectorQuantizer
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class Reconstruction(NamedTuple):
+    """A training pass: the estimate, and how its latents were quantized."""
+
+    wav: Tensor  # [B, 1, T], aligned with the input
+    latents: Tensor  # [B, D, L], the quantizer's input
+    quantized: Quantized
+
+
+class Codec(nn.Module):
+    """Waveform to codes and back. ``model_id`` names the weights a stream was made with."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model_id = bytes(8)
+        shape = {
+            "hop": config.hop,
+            "fine_hop": config.fine_hop,
+            "width": config.width,
+            "fine_width": config.fine_width,
+            "n_fine_units": config.n_fine_units,
+            "latent_dim": config.latent_dim,
+        }
+        self.encoder = Encoder(**shape, n_units=config.n_encoder_units, companding=config.companding)
+        self.quantizer = ResidualVectorQuantizer(
+            n_codebooks=config.quantizer.n_codebooks,
+            codebook_size=config.quantizer.codebook_size,
+            latent_dim=config.latent_dim,
+            update=config.quantizer.codebook_update,
+        )
+        self.decoder = Decoder(**shape, n_units=config.n_decoder_units, companding=config.companding)
+
+    def forward(self, wav: Tensor, n_active: Tensor | None = None) -> Reconstruction:
+        """``[B, 1, T]`` through the first ``n_active[b]`` stages (all if None) and back to ``[B, 1, T]``."""
+        latents = self.encoder(pad_to_frames(wav, self.config.hop, self.config.delay))
+        quantized = self.quantizer(latents, n_active)
+        estimate = trim_delay(self.decoder(quantized.latents), wav.shape[-1], self.config.delay)
+        return Reconstruction(estimate, latents, quantized)
+
+    @torch.no_grad()
+    def encode(self, wav: Tensor, *, n_codebooks: int | None = None) -> Tensor:
+        """``[B, 1, T]`` -> codes ``[B, Q, L]`` int64, ``L = 0`` for ``T = 0``.
+
+        Raises:
+            ValueError: ``n_codebooks`` is not between 1 and the codec's number of stages.
+        """
+        n_codebooks = self.config.quantizer.n_codebooks if n_codebooks is None else n_codebooks
+        if not 1 <= n_codebooks <= self.config.quantizer.n_codebooks:
+            raise ValueError(
+                f"n_codebooks is {n_codebooks}; this codec has 1 to {self.config.quantizer.n_codebooks}"
+            )
+        wav = pad_to_frames(wav, self.config.hop, self.config.delay)
+        if not wav.shape[-1]:
+            return torch.zeros(wav.shape[0], n_codebooks, 0, dtype=torch.int64, device=wav.device)
+        return self.quantizer.encode(self.encoder(wav), n_codebooks)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, *, n_samples: int) -> Tensor:
+        """Codes ``[B, Q', L]`` of the first Q' stages -> ``[B, 1, n_samples]`` inside [-1, 1].
+
+        Raises:
+            ValueError: too few frames for ``n_samples``.
+        """
+        if n_samples == 0:
+            return torch.zeros(codes.shape[0], 1, 0, device=codes.device)
+        return trim_delay(self.decoder(self.quantizer.decode(codes)), n_samples, self.config.delay)
+
+
+def build_codec(config: ModelConfig) -> Codec:
+    """A fresh codec: lapped-transform paths as identities, everything else random."""
+    return Codec(config)
+
+
+def count_parameters(codec: Codec) -> dict[str, int]:
+    """Numbers that are stored, by part: networks and codebooks, whichever way those learn."""
+    parts = {name: part for name, part in codec.named_children()}
+    return {name: sum(t.numel() for t in part.state_dict().values()) for name, part in parts.items()}
+
+
+def count_gmacs_per_s(codec: Codec) -> float:
+    """Multiply-accumulates, in billions, to encode, quantize (every stage) and decode one second."""
+    wav = torch.zeros(1, 1, codec.config.sample_rate_hz, device=codec.decoder.output_scale.device)
+    with FlopCounterMode(display=False) as counter:
+        codec.decode(codec.encode(wav), n_samples=wav.shape[-1])
+    return float(counter.get_total_flops()) / 2e9
+
+
+def save_codec(codec: Codec, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Write ``model.safetensors`` and ``config.json``, the folder that ``--model`` takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in codec.state_dict().items()
+    }
+    save_file(weights, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config_to_dict(codec.config), indent=2) + "\n", encoding="utf-8")
+
+
+def load_codec(folder: Path, *, device: str | torch.device = "cpu") -> Codec:
+    """Read a folder written by `save_codec`; float32, ready to encode and decode.
+
+    Raises:
+        ModelError: a file is missing, unreadable, or does not fit the other.
+    """
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} holds no {name}; give a folder written by `telucodec train`")
+    try:
+        config = config_from_dict(ModelConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, ConfigError, ValueError, OSError) as error:
+        raise ModelError(f"{folder} is damaged or of another version: {error}") from error
+    codec = build_codec(config)
+    try:
+        codec.load_state_dict(weights)  # into float32 parameters
+    except RuntimeError as error:
+        raise ModelError(f"{folder}: the weights do not fit {CONFIG}: {error}") from error
+    codec.model_id = hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:8]
+    return codec.to(device).eval().requires_grad_(False)

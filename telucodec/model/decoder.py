@@ -1,0 +1,83 @@
+"""Latents to waveform: the mirror of the encoder, with a learnable output scale before tanh.
+
+Shapes: B batch, T samples, L frames, D latent width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from telucodec.model.encoder import pass_low_band
+from telucodec.nn.blocks import UnitStack
+from telucodec.nn.conv import CausalConv1d, CausalConvTranspose1d
+from telucodec.nn.lapped import expand, lapped_synthesis
+
+DecoderState = tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor, tuple[Tensor, ...], Tensor]
+
+
+class Decoder(nn.Module):
+    """Latents to waveform inside [-1, 1], causal, ``hop`` samples behind the encoder's input.
+
+    ``output_scale`` starts at 1.0 and multiplies before tanh: amplitude has a parameter of its
+    own, and no scale can push the output past full scale.
+    """
+
+    def __init__(
+        self,
+        *,
+        hop: int,
+        fine_hop: int,
+        width: int,
+        fine_width: int,
+        n_units: int,
+        n_fine_units: int,
+        latent_dim: int,
+        companding: float,
+    ) -> None:
+        super().__init__()
+        ratio = hop // fine_hop
+        self.companding = companding
+        self.deep_in = CausalConv1d(latent_dim, width, 3)
+        self.units = UnitStack(width, n_units)
+        self.linear_in = nn.Conv1d(latent_dim, hop, 1, bias=False)
+        self.coarse_out = nn.Conv1d(width, hop, 1)
+        self.synthesis = lapped_synthesis(hop)
+        self.up = CausalConvTranspose1d(width, fine_width, 2 * ratio, stride=ratio)
+        self.fine_units = UnitStack(fine_width, n_fine_units)
+        self.fine_out = nn.Conv1d(fine_width, fine_hop, 1)
+        self.fine_synthesis = lapped_synthesis(fine_hop)
+        self.output_scale = nn.Parameter(torch.ones(()))
+        pass_low_band(self.linear_in)
+        with torch.no_grad():
+            self.coarse_out.weight.mul_(
+                0.1
+            )  # the linear path leads at the start; not zero, so gradients flow
+            self.fine_out.weight.mul_(0.1)
+
+    def initial_state(self, like: Tensor) -> DecoderState:
+        """Nothing before the first frame."""
+        return (
+            self.deep_in.initial_state(like),
+            self.units.initial_state(like),
+            self.synthesis.initial_state(like),
+            self.up.initial_state(like),
+            self.fine_units.initial_state(like),
+            self.fine_synthesis.initial_state(like),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """``[B, D, L]`` -> ``[B, 1, L * hop]``, the first ``hop`` samples of which are the codec's delay."""
+        return self.step(latents, self.initial_state(latents))[0]
+
+    def step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Frames ``[B, D, L]``; returns ``([B, 1, L * hop], next_state)``."""
+        in_state, units_state, coarse_state, up_state, fine_units_state, fine_state = state
+        x, in_state = self.deep_in.step(latents, in_state)  # [B, width, L]
+        x, units_state = self.units.step(x, units_state)
+        coarse = expand(self.linear_in(latents) + self.coarse_out(x), self.companding)  # [B, hop, L]
+        wav, coarse_state = self.synthesis.step(coarse, coarse_state)  # [B, 1, L * hop]
+        x, up_state = self.up.step(x, up_state)  # [B, fine_width, L * ratio]
+        x, fine_units_state = self.fine_units.step(x, fine_units_state)
+        fine = expand(self.fine_out(x), self.companding)  # [B, fine_hop, L * ratio]
+        fine_wav, fine_state = self.fine_synthesis.step(fine, fine_state)
+        wav = torch.tanh(self.output_scale * (wav + fine_wav))
+        return wav, (in_state, units_state, coarse_state, up_state, fine_units_state, fine_state)

@@ -1,0 +1,117 @@
+"""Latents to codes and back: residual vector quantization, each stage coding what the ones before left.
+
+Source: Zeghidour et al. 2021 (SoundStream), arXiv 2107.03312; straight-through estimator and
+codebook + commitment loss: van den Oord et al. 2017, arXiv 1711.00937.
+
+The straight-through subtlety. With one straight-through copy per stage and residuals formed
+with detached codewords, the sum's Jacobian is the number of stages, and the encoder's gradient
+is multiplied by it. Here every stage has its copy, but the residual that the *copies* see is
+formed from the copies, so each later copy has Jacobian zero and the sum's is exactly the
+identity for any number of stages. The residual that the *losses* see is formed with detached
+codewords, so every stage sends its own commitment gradient to the encoder.
+
+Shapes: B batch, D latent width, L frames, Q codebooks (stages), K codewords per codebook.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Quantized(NamedTuple):
+    """What a training step needs to know about one quantization."""
+
+    latents: Tensor  # [B, D, L] sum of the active codewords; gradient passes straight through
+    codes: Tensor  # [B, Q, L] int64, also for inactive stages
+    n_active: Tensor  # [B] stages used by each item
+    codebook_loss: Tensor  # scalar: codewords to their vectors, mean over active stages
+    commitment_loss: Tensor  # scalar: latents to their codewords, mean over active stages
+    residual_share: Tensor  # [Q] energy left after each stage over the latents' energy, detached
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """Q codebooks of K codewords in the full latent space.
+
+    Args:
+        update: ``"gradient"`` makes the codebooks a parameter that the codebook loss trains;
+            ``"ema"`` makes them a buffer that `telucodec.model.codebooks` moves.
+    """
+
+    def __init__(self, *, n_codebooks: int, codebook_size: int, latent_dim: int, update: str) -> None:
+        super().__init__()
+        codebooks = 0.1 * torch.randn(n_codebooks, codebook_size, latent_dim)
+        if update == "gradient":
+            self.codebooks = nn.Parameter(codebooks)
+        else:
+            self.register_buffer("codebooks", codebooks)
+
+    @property
+    def n_codebooks(self) -> int:
+        return self.codebooks.shape[0]
+
+    def forward(self, latents: Tensor, n_active: Tensor | None = None) -> Quantized:
+        """Quantize ``[B, D, L]`` in float32, item ``b`` by its first ``n_active[b]`` stages (None: all)."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._quantize(latents.float(), n_active)
+
+    def _quantize(self, latents: Tensor, n_active: Tensor | None) -> Quantized:
+        n_stages, n_items = self.n_codebooks, latents.shape[0]
+        if n_active is None:
+            n_active = torch.full((n_items,), n_stages, device=latents.device)
+        x = latents.transpose(1, 2)  # [B, L, D]
+        residual = copied_residual = x
+        total = torch.zeros_like(x)
+        energy = x.detach().square().sum().clamp_min(1e-12)
+        codebook_loss = commitment_loss = x.new_zeros(())
+        codes, shares = [], []
+        for stage in range(n_stages):
+            is_active = (n_active > stage).to(x.dtype)  # [B]
+            codes.append(nearest(residual.detach(), self.codebooks[stage].detach()))
+            codewords = self.codebooks[stage][codes[-1]]  # [B, L, D]
+            weight = is_active / (n_active * n_items)  # each item's mean over its own active stages
+            codebook_loss = codebook_loss + _item_means(codewords - residual.detach()) @ weight
+            commitment_loss = commitment_loss + _item_means(residual - codewords.detach()) @ weight
+            mask = is_active[:, None, None]
+            # Value: the codeword, exactly. Jacobian: that of the copied residual.
+            copy = codewords.detach() + (copied_residual - copied_residual.detach())
+            total = total + mask * copy
+            copied_residual = copied_residual - mask * copy
+            residual = residual - codewords.detach()
+            shares.append(residual.detach().square().sum() / energy)
+        return Quantized(
+            latents=total.transpose(1, 2),
+            codes=torch.stack(codes, dim=1),
+            n_active=n_active,
+            codebook_loss=codebook_loss,
+            commitment_loss=commitment_loss,
+            residual_share=torch.stack(shares),
+        )
+
+    def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
+        """``[B, D, L]`` -> codes ``[B, Q', L]`` int64 of the first ``n_codebooks`` stages (all if None)."""
+        residual = latents.float().transpose(1, 2)  # [B, L, D]
+        codes = []
+        for codebook in self.codebooks[: n_codebooks or self.n_codebooks]:
+            codes.append(nearest(residual, codebook))
+            residual = residual - codebook[codes[-1]]
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, summed coarse first."""
+        total = torch.zeros((), device=codes.device)
+        for stage in range(codes.shape[1]):
+            total = total + self.codebooks[stage][codes[:, stage]]  # [B, L, D]
+        return total.transpose(1, 2)
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the nearest of ``[K, D]`` codewords for each of ``[..., D]`` vectors."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    score = torch.addmm(codebook.square().sum(dim=1), flat, codebook.T, alpha=-2)  # distance less |vector|^2
+    return score.argmin(dim=1).reshape(vectors.shape[:-1])
+
+
+def _item_means(difference: Tensor) -> Tensor:
+    """Mean square of each item: ``[B, L, D]`` -> ``[B]``."""
+    return difference.square().mean(dim=(1, 2))

@@ -1,0 +1,1 @@
+"""Bricks of the networks: causal, streamable, free of configuration."""

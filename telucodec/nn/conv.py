@@ -1,0 +1,86 @@
+"""Causal convolutions that run whole (training) or chunk by chunk (streaming).
+
+One class, two methods, no hidden mode. ``forward`` maps a whole signal; ``step`` maps one
+chunk and hands what the next call needs back to the caller. State is an argument and a result,
+never an attribute: it can be batched, saved, exported as a graph input, and two streams can
+share one module.
+
+Shapes: B batch, I/O input/output channels, T samples in, L = T / stride frames out.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+
+class CausalConv1d(nn.Module):
+    """``Conv1d`` whose frame ``l`` sees samples up to ``(l + 1) * stride - 1`` and none later."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__()
+        if kernel_size < stride:
+            raise ValueError(
+                f"kernel spans {kernel_size} samples but stride is {stride}: samples would be skipped"
+            )
+        self.context = kernel_size - stride  # samples of left context
+        self.stride = stride
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride=stride, bias=bias)
+
+    def initial_state(self, like: Tensor) -> Tensor:
+        """Silence before the first sample: zeros ``[B, I, context]`` of the device and type of ``like``."""
+        return like.new_zeros(like.shape[0], self.conv.in_channels, self.context)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, I, T]`` -> ``[B, O, T / stride]``."""
+        return self.step(x, self.initial_state(x))[0]
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One chunk ``[B, I, S]`` with ``S`` a multiple of ``stride``; returns ``(y, next_state)``."""
+        if x.shape[-1] % self.stride:
+            raise ValueError(f"chunk of {x.shape[-1]} samples is not a multiple of the stride {self.stride}")
+        x = torch.cat([state, x], dim=-1)  # [B, I, context + S]
+        return self.conv(x), x[..., x.shape[-1] - self.context :]
+
+
+class CausalConvTranspose1d(nn.Module):
+    """Transposed convolution as overlap-add: frame ``l`` writes from sample ``l * stride`` on.
+
+    Only finished samples come out: ``L`` frames give ``L * stride`` samples and the tail that
+    later frames still add to is the state. A bias would be added twice where frames overlap, so
+    there is none. It is one matrix product and shifted sums rather than ``ConvTranspose1d``, which
+    takes many times as long the first time it meets a length.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int) -> None:
+        super().__init__()
+        if kernel_size < stride or kernel_size % stride:
+            raise ValueError(
+                f"kernel spans {kernel_size} samples; expected a multiple of the stride {stride}"
+            )
+        self.tail = kernel_size - stride
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(in_channels, out_channels, kernel_size))
+        nn.init.uniform_(self.weight, -(bound := (in_channels * kernel_size / stride) ** -0.5), bound)
+
+    def initial_state(self, like: Tensor) -> Tensor:
+        """Nothing to add yet: zeros ``[B, O, tail]`` of the device and type of ``like``."""
+        return like.new_zeros(like.shape[0], self.weight.shape[1], self.tail)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, I, L]`` -> ``[B, O, L * stride]``."""
+        return self.step(x, self.initial_state(x))[0]
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames ``[B, I, L]``; returns ``([B, O, L * stride], next_state)``."""
+        n_items, n_frames = x.shape[0], x.shape[-1]
+        n_in, n_out, kernel_size = self.weight.shape
+        n_parts = kernel_size // self.stride  # hops that one frame writes to
+        y = torch.matmul(self.weight.view(n_in, -1).T, x)  # [B, O * kernel, L]
+        y = y.view(n_items, n_out, n_parts, self.stride, n_frames).transpose(3, 4)  # [B, O, parts, L, stride]
+        hops = [fn.pad(y[:, :, part], (0, 0, part, n_parts - 1 - part)) for part in range(n_parts)]
+        wav = torch.stack(hops).sum(dim=0).flatten(2)  # [B, O, L * stride + tail]
+        wav = torch.cat([wav[..., : self.tail] + state, wav[..., self.tail :]], dim=-1)
+        n_done = n_frames * self.stride
+        return wav[..., :n_done], wav[..., n_done:]

@@ -1,0 +1,314 @@
+"""Files through the whole codec: audio to ``.codes`` and back, one file or a tree of them.
+
+The only room that walks the whole path. Work on a tree is planned first (`encode_jobs`, `decode_jobs`:
+what is written where, and nothing may be overwritten unasked), then done job by job, so that a caller
+can refuse early and show progress. A file that cannot be used becomes a `Failure` in the results; the
+other files of the tree are still done.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from telucodec.audio import AUDIO_SUFFIXES, find_audio, read_audio, writable_format, write_audio
+from telucodec.bitstream.container import Header, Stream, read_header
+from telucodec.config import ModelConfig
+from telucodec.errors import BitstreamError, ConfigError, ModelError, TelucodecError
+from telucodec.files import check_readable, check_writable, read_bytes, replacing
+from telucodec.model.codec import Codec, load_codec
+
+CODES_SUFFIX = ".codes"
+DEFAULT_MODEL = "speech-16k"
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileReport:
+    """One file encoded or decoded; rates are counted from the bytes of the ``.codes`` file."""
+
+    source: Path
+    target: Path
+    header: Header
+    work_s: float  # reading, network, packing and writing
+    changes: str = ""  # what was done to the audio to make it fit the codec
+
+    @property
+    def file_kbps(self) -> float | None:
+        """Rate of the ``.codes`` file, header counted; None for an empty signal."""
+        return self.header.file_kbps
+
+    @property
+    def payload_kbps(self) -> float | None:
+        """Rate of the codes alone; None for an empty signal."""
+        return self.header.payload_kbps
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of work per second of audio; None for an empty signal."""
+        return self.work_s / self.header.seconds if self.header.n_samples else None
+
+    def describe(self) -> dict[str, Any]:
+        """Everything, in plain JSON types."""
+        timing = {"work_s": self.work_s, "real_time_factor": self.real_time_factor}
+        names = {"source": str(self.source), "target": str(self.target)}
+        return names | self.header.describe() | timing | {"changes": self.changes}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be used, and why."""
+
+    source: Path
+    error: TelucodecError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read and the file to write."""
+
+    source: Path
+    target: Path
+
+
+def find_model(name_or_folder: str) -> Path:
+    """The folder of the weights: one that exists on the disk, or the name of shipped ones.
+
+    Raises:
+        ModelError: neither.
+    """
+    if name_or_folder and Path(name_or_folder).is_dir():
+        return Path(name_or_folder)
+    known = sorted(path.name for path in PRETRAINED.glob("*/"))
+    if name_or_folder in known:
+        return PRETRAINED / name_or_folder
+    raise ModelError(
+        f"no model {name_or_folder!r}: expected a folder written by `telucodec train` "
+        f"or a shipped name ({', '.join(known) or 'none is installed'})"
+    )
+
+
+def choose_device(name: str) -> str:
+    """``auto`` becomes ``cuda`` where there is one, else ``cpu``; a missing ``cuda`` is a `ConfigError`."""
+    has_cuda = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if has_cuda else "cpu"
+    if name == "cuda" and not has_cuda:
+        raise ConfigError("device is cuda, but torch finds none here; use --device cpu")
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {name!r}; expected auto, cpu or cuda")
+    return name
+
+
+def open_codec(name_or_folder: str = DEFAULT_MODEL, *, device: str = "auto") -> Codec:
+    """Load weights by shipped name or folder, ready to encode and decode on ``device``."""
+    return load_codec(find_model(name_or_folder), device=choose_device(device))
+
+
+def choose_codebooks(
+    config: ModelConfig, *, kbps: float | None = None, n_codebooks: int | None = None
+) -> int:
+    """Stages to write: as many as fit in ``kbps`` at their nominal rate, or ``n_codebooks``, or all.
+
+    Raises:
+        ConfigError: not even one stage fits, or the model does not have that many.
+    """
+    available = config.quantizer.n_codebooks
+    if kbps is not None:
+        fitting = int(kbps / config.stage_kbps + 1e-9) if kbps > 0 else 0
+        if not fitting:
+            raise ConfigError(
+                f"{kbps:g} kbps is less than one stage of this model; "
+                f"expected {config.stage_kbps:g} to {available * config.stage_kbps:g} kbps"
+            )
+        return min(fitting, available)
+    chosen = available if n_codebooks is None else n_codebooks
+    if not 1 <= chosen <= available:
+        raise ConfigError(f"{chosen} codebooks asked for; this model has 1 to {available}")
+    return chosen
+
+
+def encode_file(
+    codec: Codec, source: Path, target: Path, *, n_codebooks: int | None = None, overwrite: bool = False
+) -> FileReport:
+    """Encode an audio file with the first ``n_codebooks`` stages (all if None) into a ``.codes`` file.
+
+    Raises:
+        TelucodecError: ``source`` is not usable audio, or ``target`` exists or cannot be written.
+    """
+    start_s = time.perf_counter()
+    check_writable(target, overwrite=overwrite)
+    n_codebooks = choose_codebooks(codec.config, n_codebooks=n_codebooks)
+    rate_hz = codec.config.sample_rate_hz
+    wav, info = read_audio(source, rate_hz)
+    codes = codec.encode(wav.unsqueeze(0).to(_device(codec)), n_codebooks=n_codebooks)  # [1, Q, L]
+    stream = Stream(
+        sample_rate_hz=rate_hz,
+        hop=codec.config.hop,
+        delay=codec.config.delay,
+        n_codebooks=n_codebooks,
+        codeword_bits=codec.config.codeword_bits,
+        n_samples=wav.shape[-1],
+        model_id=codec.model_id,
+        codes=codes[0].cpu().numpy().astype(np.uint16),
+    )
+    data = stream.to_bytes()
+    with replacing(target) as temporary:
+        temporary.write_bytes(data)
+    return FileReport(
+        source=source,
+        target=target,
+        header=read_header(data),
+        work_s=time.perf_counter() - start_s,
+        changes=info.changes(rate_hz),
+    )
+
+
+def decode_file(codec: Codec, source: Path, target: Path, *, overwrite: bool = False) -> FileReport:
+    """Decode a ``.codes`` file into 16-bit audio: exactly the samples the encoder saw, at the codec's rate.
+
+    Raises:
+        BitstreamError: ``source`` is not a whole stream.
+        ModelError: the stream was made with other weights than those of ``codec``.
+        TelucodecError: ``target`` exists or cannot be written.
+    """
+    start_s = time.perf_counter()
+    writable_format(target)
+    check_writable(target, overwrite=overwrite)
+    data = read_bytes(source)
+    try:
+        stream = Stream.from_bytes(data)
+    except BitstreamError as error:
+        raise BitstreamError(f"{source}: {error}") from error
+    _check_belongs(source, stream, codec)
+    codes = torch.from_numpy(stream.codes.astype(np.int64)).unsqueeze(0)  # [1, Q, L]
+    wav = codec.decode(codes.to(_device(codec)), n_samples=stream.n_samples)  # [1, 1, T]
+    write_audio(target, wav[0], stream.sample_rate_hz)
+    return FileReport(
+        source=source, target=target, header=read_header(data), work_s=time.perf_counter() - start_s
+    )
+
+
+def encode_jobs(source: Path, target: Path, *, overwrite: bool = False) -> list[Job]:
+    """What ``telucodec encode source target`` writes where.
+
+    A file goes to the file ``target``, or into it where it is a folder; a folder goes to a folder, and
+    the tree below it is kept.
+
+    Raises:
+        TelucodecError: nothing to encode, two sources for one target, a target without the suffix
+            ``.codes``, or one that exists and no ``overwrite``.
+    """
+    if not source.is_dir():
+        check_readable(source)
+        target = _into(target, source, CODES_SUFFIX)
+        if target.suffix.lower() != CODES_SUFFIX:
+            raise BitstreamError(
+                f"cannot write {target}: its suffix is {target.suffix!r}; expected {CODES_SUFFIX}"
+            )
+        return _checked([Job(source, target)], overwrite)
+    sources = find_audio(source)
+    if not sources:
+        raise TelucodecError(
+            f"{source} holds no audio; expected files in {', '.join(sorted(AUDIO_SUFFIXES))}"
+        )
+    return _checked(_tree(sources, source, target, CODES_SUFFIX), overwrite)
+
+
+def decode_jobs(source: Path, target: Path, *, overwrite: bool = False) -> list[Job]:
+    """What ``telucodec decode source target`` writes where; as `encode_jobs`, from ``.codes`` to ``.wav``."""
+    if not source.is_dir():
+        check_readable(source)
+        target = _into(target, source, ".wav")
+        writable_format(target)
+        return _checked([Job(source, target)], overwrite)
+    sources = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() == CODES_SUFFIX and not path.name.startswith(".") and path.is_file()
+    )
+    if not sources:
+        raise TelucodecError(
+            f"{source} holds no {CODES_SUFFIX} files; name a folder written by `telucodec encode`"
+        )
+    return _checked(_tree(sources, source, target, ".wav"), overwrite)
+
+
+def encode_tree(
+    codec: Codec, jobs: Iterable[Job], *, n_codebooks: int | None = None, overwrite: bool = False
+) -> Iterator[FileReport | Failure]:
+    """Encode job by job; a source that cannot be used gives a `Failure` and the rest goes on."""
+    return _each(
+        jobs,
+        lambda job: encode_file(codec, job.source, job.target, n_codebooks=n_codebooks, overwrite=overwrite),
+    )
+
+
+def decode_tree(
+    codec: Codec, jobs: Iterable[Job], *, overwrite: bool = False
+) -> Iterator[FileReport | Failure]:
+    """Decode job by job; a stream that cannot be used gives a `Failure` and the rest goes on."""
+    return _each(jobs, lambda job: decode_file(codec, job.source, job.target, overwrite=overwrite))
+
+
+def _each(jobs: Iterable[Job], work: Callable[[Job], FileReport]) -> Iterator[FileReport | Failure]:
+    for job in jobs:
+        try:
+            yield work(job)
+        except TelucodecError as error:
+            yield Failure(job.source, error)
+
+
+def _into(target: Path, source: Path, suffix: str) -> Path:
+    """``target``, or the file for ``source`` inside it where it is a folder."""
+    return target / source.with_suffix(suffix).name if target.is_dir() else target
+
+
+def _tree(sources: Iterable[Path], root: Path, target: Path, suffix: str) -> list[Job]:
+    if target.exists() and not target.is_dir():
+        raise TelucodecError(f"{root} is a folder, but {target} is a file; name a folder to write to")
+    return [Job(path, target / path.relative_to(root).with_suffix(suffix)) for path in sources]
+
+
+def _checked(jobs: list[Job], overwrite: bool) -> list[Job]:
+    """Refuse before any work what could only fail or destroy something later."""
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target in taken:
+            raise TelucodecError(
+                f"{taken[job.target]} and {job.source} would both become {job.target}; rename one of them"
+            )
+        taken[job.target] = job.source
+        check_writable(job.target, overwrite=overwrite)
+    return jobs
+
+
+def _check_belongs(source: Path, header: Header, codec: Codec) -> None:
+    """Refuse a stream whose codes mean something else in this codec."""
+    if header.model_id != codec.model_id:
+        raise ModelError(
+            f"{source} was made with model {header.model_id.hex()}, the weights at hand are "
+            f"{codec.model_id.hex()}; pass --model with the weights that made it"
+        )
+    config = codec.config
+    expected = {
+        "sample_rate_hz": config.sample_rate_hz,
+        "hop": config.hop,
+        "delay": config.delay,
+        "codeword_bits": config.codeword_bits,
+    }
+    for name, value in expected.items():
+        if getattr(header, name) != value:
+            raise ModelError(f"{source} has {name} {getattr(header, name)}; this model expects {value}")
+    if header.n_codebooks > config.quantizer.n_codebooks:
+        raise ModelError(
+            f"{source} has {header.n_codebooks} codebooks; this model has {config.quantizer.n_codebooks}"
+        )
+
+
+def _device(codec: Codec) -> torch.device:
+    return next(codec.parameters()).device

@@ -1,0 +1,29 @@
+"""Short-time spectra and mel filter banks, shared by losses, validation and pictures. Door of librosa.
+
+Shapes: B batch, T samples, L frames, F frequency bins, M mel bands.
+"""
+
+import librosa
+import torch
+from torch import Tensor
+
+
+def magnitude_stft(wav: Tensor, n_fft: int, hop: int, window: Tensor) -> Tensor:
+    """Magnitudes ``[B, F, L]`` of ``[B, T]``, edges reflected; a full-scale sine reads 0.5 at any FFT size.
+
+    The floor under the root keeps gradients finite on silence.
+    """
+    spectrum = torch.stft(wav, n_fft, hop, window=window / window.sum(), return_complex=True)
+    return torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-14)
+
+
+def mel_filters(rate_hz: int, n_fft: int, n_mels: int) -> Tensor:
+    """Slaney mel filters ``[M, F]``, each summing to 1: a band reads the mean magnitude of its bins."""
+    filters = torch.from_numpy(librosa.filters.mel(sr=rate_hz, n_fft=n_fft, n_mels=n_mels))
+    return filters / filters.sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def log_mel(wav: Tensor, rate_hz: int, *, n_fft: int = 1024, hop: int = 256, n_mels: int = 80) -> Tensor:
+    """Picture of a signal: log10 mel magnitudes ``[M, L]`` of ``[T]``."""
+    magnitudes = magnitude_stft(wav[None], n_fft, hop, torch.hann_window(n_fft, device=wav.device))[0]
+    return torch.log10((mel_filters(rate_hz, n_fft, n_mels).to(wav.device) @ magnitudes).clamp_min(1e-5))

@@ -1,0 +1,1 @@
+"""Training: data, losses, optimization, checkpoints, diagnostics and the loop that joins them."""

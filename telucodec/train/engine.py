@@ -1,0 +1,46 @@
+"""Devices, precision and processes, by Lightning Fabric. The only file that knows it."""
+
+import os
+import warnings
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from telucodec.config import TrainConfig
+
+__all__ = ["Fabric", "build_fabric", "clip_gradients"]
+
+
+def build_fabric(config: TrainConfig) -> Fabric:
+    """A launched Fabric for the device, number of devices and precision of ``config``."""
+    if config.n_threads:
+        torch.set_num_threads(config.n_threads)
+    precision: Any = config.precision  # Fabric's type is a literal; TrainConfig has checked the value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        strategy = "ddp" if config.n_devices > 1 else "auto"
+        fabric = Fabric(
+            accelerator=config.device, devices=config.n_devices, strategy=strategy, precision=precision
+        )
+    if config.n_devices > 1 or "LOCAL_RANK" in os.environ:
+        fabric.launch()
+    return fabric
+
+
+def clip_gradients(
+    fabric: Fabric, codec: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float
+) -> dict[str, torch.Tensor]:
+    """Clip by global norm; returns the norms *before* clipping, the total and one per part of the codec.
+
+    A loss scaler, if any, is undone first, so the norms are those of the true gradients.
+    """
+    fabric.clip_gradients(codec, optimizer, max_norm=float("inf"), error_if_nonfinite=False)
+    norms = {}
+    for name, part in codec.named_children():
+        gradients = [p.grad for p in part.parameters() if p.grad is not None]
+        norms[f"grad_norm/{name}"] = torch.nn.utils.get_total_norm(gradients)
+    total = torch.stack(list(norms.values())).norm()
+    torch.nn.utils.clip_grads_with_norm_(codec.parameters(), max_norm, total)
+    return {"grad_norm": total} | norms

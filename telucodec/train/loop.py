@@ -1,0 +1,154 @@
+"""The training step and loop. If it is not readable on one screen, something here belongs elsewhere."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from telucodec.config import Config
+from telucodec.model.codebooks import CodebookLearner, CodebookStats
+from telucodec.model.codec import Codec, Reconstruction
+from telucodec.model.quantizer import Quantized
+from telucodec.train.engine import Fabric, clip_gradients
+from telucodec.train.losses import ReconstructionLoss, Terms
+from telucodec.train.optim import WeightAverage, learning_rate, set_learning_rate
+
+
+class Adversary(Protocol):
+    """Owns its discriminators and their optimizer, so the step below never sees them."""
+
+    def update(self, real: Tensor, fake: Tensor) -> Terms: ...
+    def terms(self, real: Tensor, fake: Tensor) -> Terms: ...
+
+
+@dataclass
+class Trainee:
+    """Everything a step changes."""
+
+    codec: Codec
+    wrapped: torch.nn.Module  # the same codec behind Fabric's precision and gradient exchange
+    optimizer: torch.optim.Optimizer
+    learner: CodebookLearner
+    average: WeightAverage | None
+    step: int = 0  # updates done
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update saw; tensors stay on the device until somebody reads them."""
+
+    terms: Terms  # unweighted, with the weighted total, gradient norms and levels of the batch
+    weighted: Terms
+    codebooks: CodebookStats
+
+
+def train_step(
+    fabric: Fabric,
+    trainee: Trainee,
+    loss: ReconstructionLoss,
+    config: Config,
+    wav: Tensor,
+    *,
+    adversary: Adversary | None = None,
+) -> StepResult:
+    """One update on ``wav`` ``[B, 1, T]``; every random choice is keyed by seed and step."""
+    codec, optimizer = trainee.codec, trainee.optimizer
+    seed = config.train.seed * 1_000_003 + trainee.step
+    rate = learning_rate(trainee.step, config.train.n_steps, config.optim)
+    set_learning_rate(optimizer, rate)
+    n_active = draw_stages(wav.shape[0], config, seed).to(wav.device)
+
+    made: Reconstruction = trainee.wrapped(wav, n_active)
+    estimate = made.wav.float()
+    terms = loss(estimate, wav) | {"vq": quantizer_loss(made.quantized, config)}
+    weighted = {name: getattr(config.loss, name) * value for name, value in terms.items()}
+    seen: Terms = {}
+    if adversary is not None:
+        seen = adversary.update(wav, estimate.detach())
+        weighted |= adversary.terms(wav, estimate)
+    total = torch.stack(list(weighted.values())).sum()
+
+    optimizer.zero_grad(set_to_none=True)
+    fabric.backward(total)
+    norms = clip_gradients(fabric, codec, optimizer, config.optim.max_grad_norm)
+    optimizer.step()
+    codes = made.quantized.codes
+    stats = trainee.learner.update(
+        codec.quantizer, made.latents, codes, n_active, seed=seed, optimizer=optimizer
+    )
+    if trainee.average is not None:
+        trainee.average.update(codec)
+    trainee.step += 1
+    every = seen | terms | {"total": total, "lr": torch.tensor(rate)} | norms | batch_levels(made, wav)
+    every["output_scale"] = codec.decoder.output_scale
+    return StepResult(
+        terms={name: value.detach() for name, value in every.items()},
+        weighted={name: value.detach() for name, value in weighted.items()},
+        codebooks=stats,
+    )
+
+
+def quantizer_loss(quantized: Quantized, config: Config) -> Tensor:
+    """Codebook loss (where gradients train the codebooks) plus the weighted commitment loss."""
+    commitment = config.model.quantizer.commitment_weight * quantized.commitment_loss
+    if config.model.quantizer.codebook_update == "gradient":
+        return quantized.codebook_loss + commitment
+    return commitment
+
+
+@torch.no_grad()
+def batch_levels(made: Reconstruction, wav: Tensor) -> Terms:
+    """How loud and how close the estimate of a batch ``[B, 1, T]`` is; logged, never optimized."""
+    estimate = made.wav.float()
+    noise, energy = (estimate - wav).square().mean(), wav.square().mean()
+    return {
+        "codebook": made.quantized.codebook_loss,
+        "commitment": made.quantized.commitment_loss,
+        "output_min": estimate.min(),
+        "output_max": estimate.max(),
+        "output_dc": estimate.mean(),
+        "range_ratio": _range(estimate) / _range(wav).clamp_min(1e-6),
+        "snr_db": 10 * torch.log10((energy + 1e-10) / (noise + 1e-10)),
+    }
+
+
+def draw_stages(n_items: int, config: Config, seed: int) -> Tensor:
+    """Quantizer dropout: stages used by each item ``[B]``; all, or 1 to Q for a random share of the items."""
+    generator = torch.Generator().manual_seed(seed)
+    n_codebooks, dropout = config.model.quantizer.n_codebooks, config.model.quantizer.dropout
+    drawn = torch.randint(1, n_codebooks + 1, (n_items,), generator=generator)
+    is_dropped = torch.rand(n_items, generator=generator) < dropout
+    return torch.where(is_dropped, drawn, n_codebooks)
+
+
+def train(
+    step_fn: Callable[[], StepResult],
+    *,
+    start: int,
+    n_steps: int,
+    every: Mapping[str, int],
+    actions: Mapping[str, Callable[[int, StepResult], None]],
+    is_over: Callable[[], bool],
+) -> int:
+    """Run updates ``start + 1`` to ``n_steps``, or until ``is_over``; returns the number of the last.
+
+    Each action is called when its period divides the step, and all of them after the last step.
+    """
+    step = start
+    while step < n_steps:
+        result = step_fn()
+        step += 1
+        is_last = step == n_steps or is_over()
+        for name, action in actions.items():
+            if is_last or step % every[name] == 0:
+                action(step, result)
+        if is_last:
+            break
+    return step
+
+
+def _range(wav: Tensor) -> Tensor:
+    """Mean peak-to-peak amplitude of ``[B, 1, T]``."""
+    return (wav.amax(dim=(1, 2)) - wav.amin(dim=(1, 2))).mean()

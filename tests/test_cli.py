@@ -1,0 +1,323 @@
+"""The command line as a user meets it: exit status, stdout, stderr, and what is in the folder afterwards."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from telucodec.cli import app
+
+
+@pytest.fixture
+def invoke():
+    """Run a command line in this process; each argument may be a path."""
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def encoded(tmp_path, invoke, model_folder, write_noise):
+    """``a.codes`` of a second of noise, beside its ``a.wav``."""
+    source = write_noise(tmp_path / "a.wav", 16_000)
+    assert invoke("encode", source, tmp_path / "a.codes", "--model", model_folder).exit_code == 0
+    return tmp_path / "a.codes"
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_makes_the_round_trip(tmp_path, invoke, model_folder, encoded):
+    result = invoke("decode", encoded, tmp_path / "b.wav", "--model", model_folder)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert soundfile.info(tmp_path / "b.wav").frames == 16_000
+    assert names(tmp_path) == ["a.codes", "a.wav", "b.wav"]
+
+
+def test_json_on_stdout_is_all_there_is(tmp_path, invoke, model_folder, write_noise):
+    source = write_noise(tmp_path / "a.wav", 48_000, rate_hz=48_000, n_channels=2)
+    result = invoke("encode", source, tmp_path / "a.codes", "--kbps", 1.2, "--model", model_folder, "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert facts["n_codebooks"] == 2
+    assert facts["file_kbps"] == pytest.approx((tmp_path / "a.codes").stat().st_size * 8 / 1000)
+    assert result.stderr == f"{source}: 2 channels mixed down to 1, resampled from 48000 Hz to 16000 Hz\n"
+
+
+def test_a_tree_gives_one_json_object_per_file(tmp_path, invoke, model_folder, write_noise):
+    for name in ("a.wav", "te/b.flac"):
+        write_noise(tmp_path / "in" / name, 800)
+    encoded = invoke("encode", tmp_path / "in", tmp_path / "codes", "--model", model_folder, "--json")
+    assert [json.loads(line)["n_samples"] for line in encoded.stdout.splitlines()] == [800, 800]
+    decoded = invoke("decode", tmp_path / "codes", tmp_path / "out", "--model", model_folder, "--json")
+    assert [json.loads(line)["target"] for line in decoded.stdout.splitlines()] == [
+        str(tmp_path / "out/a.wav"),
+        str(tmp_path / "out/te/b.wav"),
+    ]
+
+
+def test_one_bad_file_in_a_tree_is_named_and_the_status_is_1(tmp_path, invoke, model_folder, write_noise):
+    write_noise(tmp_path / "in/a.wav", 800)
+    (tmp_path / "in/b.wav").write_bytes(b"not audio")
+    result = invoke("encode", tmp_path / "in", tmp_path / "codes", "--model", model_folder, "--json")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 1
+    complaint, summary = result.stderr.splitlines()
+    assert complaint.startswith(f"error: {tmp_path}/in/b.wav is not audio")
+    assert summary == "1 of 2 files could not be used"
+    assert names(tmp_path / "codes") == ["a.codes"]
+
+
+def test_a_table_is_not_folded_when_it_is_piped(tmp_path, invoke, model_folder, write_noise):
+    long_name = "a" * 120
+    write_noise(tmp_path / f"{long_name}.wav", 3_200)
+    result = invoke(
+        "encode", tmp_path / f"{long_name}.wav", tmp_path / f"{long_name}.codes", "--model", model_folder
+    )
+    header, row = result.stdout.splitlines()
+    assert header.split()[:3] == ["file", "seconds", "codebooks"]
+    assert row.split()[:3] == [str(tmp_path / f"{long_name}.codes"), "0.200", "4"]
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path, invoke, model_folder, encoded, command):
+    source, target = (tmp_path / "a.wav", encoded) if command == "encode" else (encoded, tmp_path / "a.wav")
+    before = target.read_bytes()
+    result = invoke(command, source, target, "--model", model_folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: {target} exists; pass --overwrite to replace it\n"
+    assert target.read_bytes() == before
+    assert invoke(command, source, target, "--model", model_folder, "--overwrite").exit_code == 0
+    assert names(tmp_path) == ["a.codes", "a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, "does not exist", id="missing"),
+        pytest.param(b"", "is empty: 0 bytes", id="empty"),
+        pytest.param(b"just a text", "is not audio that libsndfile reads", id="text"),
+        pytest.param("cut", "is cut short", id="truncated"),
+    ],
+)
+def test_unusable_audio_gives_one_line_and_no_file(
+    tmp_path, invoke, model_folder, write_noise, content, message
+):
+    source = tmp_path / "bad.wav"
+    if content == "cut":
+        source.write_bytes(write_noise(source, 5_000).read_bytes()[:3_000])
+    elif content is not None:
+        source.write_bytes(content)
+    before = names(tmp_path)
+    result = invoke("encode", source, tmp_path / "a.codes", "--model", model_folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {source} {message}")
+    assert result.stderr.count("\n") == 1
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(lambda data: b"", "truncated stream: 0 bytes", id="empty"),
+        pytest.param(lambda data: data[:-1], "truncated stream", id="truncated"),
+        pytest.param(
+            lambda data: data[:60] + bytes([data[60] ^ 4]) + data[61:], "damaged stream", id="flipped bit"
+        ),
+        pytest.param(lambda data: b"RIFF" + data[4:], "not a .codes stream", id="other format"),
+    ],
+)
+@pytest.mark.parametrize("command", ["decode", "info"])
+def test_an_unusable_stream_gives_one_line_and_no_file(
+    tmp_path, invoke, model_folder, encoded, command, damage, message
+):
+    encoded.write_bytes(damage(encoded.read_bytes()))
+    before = names(tmp_path)
+    more = [tmp_path / "b.wav", "--model", model_folder] if command == "decode" else []
+    result = invoke(command, encoded, *more)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {encoded}: {message}")
+    assert result.stderr.count("\n") == 1
+    assert names(tmp_path) == before
+
+
+def test_a_stream_of_other_weights_is_refused(tmp_path, invoke, other_model_folder, encoded):
+    result = invoke("decode", encoded, tmp_path / "b.wav", "--model", other_model_folder)
+    assert result.exit_code == 1
+    assert "pass --model with the weights that made it" in result.stderr
+    assert not (tmp_path / "b.wav").exists()
+
+
+@pytest.mark.parametrize("n_samples", [0, 1])
+def test_hardly_any_samples_make_the_round_trip(tmp_path, invoke, model_folder, write_noise, n_samples):
+    write_noise(tmp_path / "a.wav", n_samples)
+    assert invoke("encode", tmp_path / "a.wav", tmp_path / "a.codes", "--model", model_folder).exit_code == 0
+    assert invoke("decode", tmp_path / "a.codes", tmp_path / "b.wav", "--model", model_folder).exit_code == 0
+    assert soundfile.info(tmp_path / "b.wav").frames == n_samples
+    facts = json.loads(invoke("info", tmp_path / "a.codes", "--json").stdout)
+    assert facts["seconds"] == n_samples / 16_000
+    assert (facts["file_kbps"] is None) == (n_samples == 0)
+
+
+def test_info_gives_the_promised_facts_to_programs_and_people(invoke, codec, encoded):
+    facts = json.loads(invoke("info", encoded, "--json").stdout)
+    assert facts["format_version"] == 1
+    assert facts["model_id"] == codec.model_id.hex()
+    assert (facts["sample_rate_hz"], facts["n_samples"], facts["seconds"]) == (16_000, 16_000, 1.0)
+    assert facts["n_codebooks"] == 4
+    assert facts["file_kbps"] == pytest.approx(encoded.stat().st_size * 8 / 1000)
+    assert facts["payload_kbps"] == pytest.approx((encoded.stat().st_size - 40) * 8 / 1000)
+    lines = dict(line.split(maxsplit=1) for line in invoke("info", encoded).stdout.splitlines())
+    assert lines.keys() == facts.keys()
+    assert lines["model_id"] == facts["model_id"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--kbps", "0.4"], "0.4 kbps is less than one stage of this model; expected 0.5 to 2 kbps"),
+        (["--codebooks", "9"], "9 codebooks asked for; this model has 1 to 4"),
+    ],
+    ids=["rate", "stages"],
+)
+def test_an_impossible_rate_is_refused_before_any_work(
+    tmp_path, invoke, model_folder, write_noise, options, message
+):
+    source = write_noise(tmp_path / "a.wav", 100)
+    result = invoke("encode", source, tmp_path / "a.codes", "--model", model_folder, *options)
+    assert (result.exit_code, result.stderr) == (1, f"error: {message}\n")
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path, invoke, write_noise):
+    source = write_noise(tmp_path / "a.wav", 100)
+    result = invoke("encode", source, tmp_path / "a.codes", "--model", tmp_path / "nothing")
+    assert result.exit_code == 1
+    assert "expected a folder written by `telucodec train` or a shipped name" in result.stderr
+
+
+def test_eval_shows_files_and_means_with_intervals(tmp_path, invoke, model_folder, write_noise):
+    for name, n_samples in (("a.wav", 8_000), ("b.wav", 9_000)):
+        write_noise(tmp_path / "in" / name, n_samples)
+    result = invoke("eval", tmp_path / "in", "--kbps", 1, "--kbps", 2, "--model", model_folder, "--snr")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["a.wav", "a.wav", "b.wav", "b.wav"]
+    for title in ("SNR dB", "SI-SDR dB", "range", "RMS dB", "DC", "MR-STFT", "PESQ-WB", "STOI"):
+        assert title in lines[0]
+    assert "at 1 kbps" in result.stdout
+    assert "[" in result.stdout  # an interval
+    assert names(tmp_path) == ["in/a.wav", "in/b.wav"]
+
+
+def test_eval_prints_an_object_per_file_and_the_summary(tmp_path, invoke, model_folder, write_noise):
+    write_noise(tmp_path / "a.wav", 8_000)
+    result = invoke("eval", "--data-dir", tmp_path, "--model", model_folder, "--json")
+    row, summary = map(json.loads, result.stdout.splitlines())
+    assert row["clip"] == "a.wav"
+    assert row["kbps"] > row["payload_kbps"] > 0
+    assert summary["snr_db"]["mean"] == row["snr_db"]
+
+
+def test_eval_keeps_the_files_it_made_on_request(tmp_path, invoke, model_folder, write_noise):
+    source = write_noise(tmp_path / "a.wav", 8_000)
+    arguments = ["eval", source, "--model", model_folder, "--keep", tmp_path / "kept"]
+    assert invoke(*arguments).exit_code == 0
+    assert names(tmp_path / "kept") == ["a.codes", "a.wav"]
+    assert "pass --overwrite" in invoke(*arguments).stderr
+    assert invoke(*arguments, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["encode"], id="no files"),
+        pytest.param(["encode", "a.wav", "a.codes", "--kbps", "3", "--codebooks", "2"], id="rate and stages"),
+        pytest.param(["encode", "a.wav", "a.codes", "--device", "tpu"], id="device"),
+        pytest.param(["encode", "a.wav", "a.codes", "--no-such-option"], id="option"),
+        pytest.param(["eval"], id="nothing to measure"),
+        pytest.param(["train"], id="nothing to train on"),
+        pytest.param(["train", "--data-dir", "d", "--epochs", "1", "--max-steps", "1"], id="two ends"),
+        pytest.param(["train", "--data-dir", "d", "--resume", "r", "--out", "o"], id="two run folders"),
+        pytest.param(["sing"], id="command"),
+    ],
+)
+def test_wrong_usage_has_status_2_and_an_empty_stdout(invoke, arguments):
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr
+
+
+TINY_RUN = (
+    *("model.width=8", "model.fine_width=8", "model.n_encoder_units=1", "model.n_decoder_units=1"),
+    *("model.n_fine_units=1", "model.latent_dim=16", "model.quantizer.n_codebooks=2"),
+    *("model.quantizer.codebook_size=16", "data.crop_s=0.5", "data.validation_share=0.5"),
+    *("train.validation_kbps=[0.4]", "train.best_metric=mel@0.4", "train.n_validation_clips=1"),
+)
+
+
+def test_a_trained_run_is_resumed_under_its_own_settings_and_its_weights_encode(
+    tmp_path, invoke, write_noise, monkeypatch
+):
+    monkeypatch.setenv("TELUCODEC_CACHE", str(tmp_path / "cache"))
+    for speaker, n_samples in (("a", 16_000), ("b", 16_001)):
+        write_noise(tmp_path / "data" / f"{speaker}-1.wav", n_samples)
+    run = tmp_path / "run"
+    settings = [word for setting in TINY_RUN for word in ("--set", setting)]
+    first = invoke(
+        "train", "--data-dir", tmp_path / "data", "--out", run, "--max-steps", 1, "--batch-size", 2, *settings
+    )
+    assert (first.exit_code, first.stdout) == (0, f"weights  {run / 'weights'}\n"), first.stderr
+    for figure in ("loss", "output [", "DC mean", "range ratio", "output_scale", "VQ loss", "SNR"):
+        assert figure in first.stderr
+    again = invoke("train", "--data-dir", tmp_path / "data", "--out", run, "--max-steps", 1, *settings)
+    assert again.exit_code == 1
+    assert "--resume" in again.stderr
+    resumed = invoke("train", "--data-dir", tmp_path / "data", "--resume", run, "--max-steps", 2)
+    assert resumed.exit_code == 0, resumed.stderr
+    before, after = (json.loads(line)["config"] for line in (run / "run.jsonl").read_text().splitlines())
+    assert (before["train"].pop("n_steps"), after["train"].pop("n_steps")) == (1, 2)
+    assert before == after
+    encoded = invoke("encode", tmp_path / "data/a-1.wav", tmp_path / "a.codes", "--model", run / "weights")
+    assert encoded.exit_code == 0
+
+
+def test_a_folder_without_audio_cannot_be_trained_on(tmp_path, invoke):
+    (tmp_path / "data").mkdir()
+    result = invoke("train", "--data-dir", tmp_path / "data", "--out", tmp_path / "run")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert str(tmp_path / "data") in result.stderr
+
+
+def test_a_run_that_never_was_cannot_be_resumed(tmp_path, invoke):
+    result = invoke("train", "--data-dir", tmp_path, "--resume", tmp_path / "none")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is not a run to resume" in result.stderr
+    (tmp_path / "run.jsonl").write_text("{}")
+    assert "run.jsonl is damaged" in invoke("train", "--data-dir", tmp_path, "--resume", tmp_path).stderr
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda c: c.name or c.callback.__name__)
+def test_every_command_says_what_it_does(invoke, command):
+    assert command.callback.__doc__
+    assert invoke(command.name or command.callback.__name__, "--help").exit_code == 0
+
+
+def test_the_five_commands_are_there(invoke):
+    shown = invoke("--help").stdout
+    assert all(f" {command} " in shown for command in ("train", "encode", "decode", "eval", "info"))
+    assert invoke("--version").stdout.startswith("telucodec ")
+
+
+def test_help_does_not_wait_for_torch():
+    probe = "import sys, telucodec.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+def test_the_package_runs_as_a_program():
+    result = subprocess.run(
+        [sys.executable, "-m", "telucodec", "--help"], check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    assert "Usage: telucodec" in result.stdout
