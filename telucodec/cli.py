@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import telucodec
 from telucodec.errors import TelucodecError
@@ -40,6 +40,27 @@ class FriendlyGroup(TyperGroup):
         except TelucodecError as error:
             complain(error)
             raise typer.Exit(1) from error
+
+
+class SweepCommand(TyperCommand):
+    """``--kbps 1.5 3 6`` stands for ``--kbps 1.5 --kbps 3 --kbps 6``: numbers right after it are rates."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        is_rate = False
+        for argument in args:
+            is_next = is_rate and _is_number(argument) and spread[-1] != "--kbps"
+            spread += ["--kbps", argument] if is_next else [argument]
+            is_rate = argument == "--kbps" or (is_rate and _is_number(argument))
+        return super().parse_args(ctx, spread)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 app = typer.Typer(
@@ -160,14 +181,14 @@ def decode(
     show_reports(decode_tree(codec, jobs, overwrite=overwrite), len(jobs), "decoding", as_json)
 
 
-@app.command(name="eval")
+@app.command(name="eval", cls=SweepCommand)
 def evaluate(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Audio files, or folders searched recursively.")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="One more folder of audio.")] = None,
     kbps: Annotated[
-        list[float] | None, typer.Option(help="Payload rate; repeat for several. Default: 6.")
+        list[float] | None, typer.Option(metavar="R ...", help="Payload rates, one or several. Default: 6.")
     ] = None,
     snr: Annotated[
         bool, typer.Option("--snr", help="Show every figure, not only the most telling ones.")

@@ -42,7 +42,7 @@ def make(config=SMALL, seed=0):
 
 
 def noise(*shape, seed=1, dtype=torch.float32):
-    return 0.3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return 0.2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @SIZES
@@ -87,11 +87,10 @@ def test_no_estimate_depends_on_more_future_than_the_declared_latency():
     other = wav.clone()
     other[..., 5 * HOP :] = noise(1, 1, 3 * HOP, seed=2)
     ours, theirs = (codec.decode(codec.encode(x), n_samples=8 * HOP) for x in (wav, other))
-    latency = HOP + SMALL.delay
-    first = 5 * HOP - latency + HOP  # samples before it lie in frames that were complete before the change
-    assert torch.equal(ours[..., : first - HOP], theirs[..., : first - HOP])
-    assert not torch.equal(ours, theirs)
-    assert latency / SMALL.sample_rate_hz * 1000 == SMALL.latency_ms
+    n_same = 5 * HOP - SMALL.delay  # a sample waits for its overlap, and for the frame that it ends in
+    assert torch.equal(ours[..., :n_same], theirs[..., :n_same])
+    assert not torch.equal(ours[..., n_same:], theirs[..., n_same:])
+    assert (HOP + SMALL.delay) / SMALL.sample_rate_hz * 1000 == SMALL.latency_ms
 
 
 def test_the_default_latency_is_at_most_40_ms():
@@ -191,17 +190,16 @@ def test_the_output_scale_sits_before_tanh(scale):
     torch.testing.assert_close(scaled, torch.tanh(scale * torch.atanh(plain)), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("level", [0.03, 0.3])
+@pytest.mark.parametrize("level", [0.02, 0.2])
 def test_the_waveform_comes_through_before_anything_is_learned(level):
-    config = ModelConfig(hop=HOP, fine_hop=4, width=6, fine_width=5, latent_dim=HOP)
-    codec = make(config)
-    n = torch.arange(40 * HOP)
+    quantizer = QuantizerConfig(n_codebooks=1, codebook_size=2)
+    codec = make(ModelConfig(n_encoder_units=1, n_decoder_units=1, latent_dim=160, quantizer=quantizer))
+    n = torch.arange(16_000)
     wav = level * (torch.sin(0.07 * n) + 0.5 * torch.sin(0.31 * n))[None, None]
     with torch.no_grad():
-        padded = nn.functional.pad(wav, (0, HOP))
-        estimate = codec.decoder(codec.encoder(padded))[..., HOP:]
+        estimate = codec.decoder(codec.encoder(nn.functional.pad(wav, (0, 320))))[..., 320:]
     snr_db = 10 * torch.log10(wav.square().sum() / (wav - estimate).square().sum())
-    assert snr_db > 3
+    assert snr_db > 5
 
 
 def test_every_parameter_gets_a_gradient():

@@ -22,6 +22,7 @@ from telucodec.model.encoder import Encoder
 from telucodec.model.quantizer import Quantized, ResidualVectorQuantizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CHUNK_FRAMES = 500  # that the network sees at once, so that memory does not grow with the file
 
 
 class Reconstruction(NamedTuple):
@@ -76,9 +77,12 @@ class Codec(nn.Module):
                 f"n_codebooks is {n_codebooks}; this codec has 1 to {self.config.quantizer.n_codebooks}"
             )
         wav = pad_to_frames(wav, self.config.hop, self.config.delay)
-        if not wav.shape[-1]:
-            return torch.zeros(wav.shape[0], n_codebooks, 0, dtype=torch.int64, device=wav.device)
-        return self.quantizer.encode(self.encoder(wav), n_codebooks)
+        codes = [torch.zeros(wav.shape[0], n_codebooks, 0, dtype=torch.int64, device=wav.device)]
+        state = self.encoder.initial_state(wav)
+        for chunk in torch.split(wav, CHUNK_FRAMES * self.config.hop, dim=-1) if wav.shape[-1] else ():
+            latents, state = self.encoder.step(chunk, state)
+            codes.append(self.quantizer.encode(latents, n_codebooks))
+        return torch.cat(codes, dim=-1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, *, n_samples: int) -> Tensor:
@@ -87,9 +91,13 @@ class Codec(nn.Module):
         Raises:
             ValueError: too few frames for ``n_samples``.
         """
-        if n_samples == 0:
-            return torch.zeros(codes.shape[0], 1, 0, device=codes.device)
-        return trim_delay(self.decoder(self.quantizer.decode(codes)), n_samples, self.config.delay)
+        like = self.decoder.output_scale.new_empty(codes.shape[0], 0, 0)
+        wavs = [like.new_zeros(codes.shape[0], 1, 0)]
+        state = self.decoder.initial_state(like)
+        for chunk in torch.split(codes, CHUNK_FRAMES, dim=-1) if codes.shape[-1] else ():
+            wav, state = self.decoder.step(self.quantizer.decode(chunk), state)
+            wavs.append(wav)
+        return trim_delay(torch.cat(wavs, dim=-1), n_samples, self.config.delay)
 
 
 def build_codec(config: ModelConfig) -> Codec:

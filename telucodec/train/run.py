@@ -18,7 +18,7 @@ import torch
 
 import telucodec
 from telucodec.config import Config, config_from_dict, config_to_dict
-from telucodec.errors import ConfigError, DataError, ModelError
+from telucodec.errors import ConfigError, DataError, ModelError, TrainingError
 from telucodec.model.codebooks import CodebookLearner
 from telucodec.model.codec import (
     Codec,
@@ -166,11 +166,14 @@ class Run:
             name for name, value in values.items() if name.startswith("train/") and not math.isfinite(value)
         ]
         if bad:
-            raise FloatingPointError(f"step {step}: {', '.join(bad)} not finite; the last checkpoint is kept")
+            raise TrainingError(
+                f"step {step}: {', '.join(bad)} not finite; the last checkpoint is kept: "
+                f"resume it with --set optim.lr={self.config.optim.lr / 2:g}"
+            )
         run_log.scalars(step, values)
         self.watcher.progress(step, self.config.train.n_steps, values | self.figures)
 
-    def validate(self, run_log: RunLog, step: int, result: StepResult) -> None:
+    def validate(self, run_log: RunLog, step: int) -> None:
         codec = self.evaluated()
         self.figures = validate(codec, self.clips, self.config.train.validation_kbps, self.mel)
         run_log.scalars(step, self.figures)
@@ -296,6 +299,8 @@ def _train(
         is_late = max_minutes is not None and time.monotonic() - run.started > 60 * max_minutes
         return f"--max-minutes {max_minutes:g}" if is_late else ""
 
+    if run.trainee.step == 0:
+        run.validate(run_log, 0)  # what the start is worth, before anything is learned
     if run.trainee.step < train_config.n_steps:
         train(
             run.step,
@@ -309,7 +314,7 @@ def _train(
             },
             actions={
                 "log": lambda step, result: run.log_step(run_log, step, result),
-                "validate": lambda step, result: run.validate(run_log, step, result),
+                "validate": lambda step, result: run.validate(run_log, step),
                 "epoch": lambda step, result: run.end_epoch(steps_per_epoch, step),
                 "save": lambda step, result: run.save(step),
             },
@@ -400,7 +405,7 @@ def _git_commit() -> str:
         )
     except OSError:
         return ""
-    return found.stdout.strip()
+    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 @contextmanager
