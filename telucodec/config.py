@@ -130,6 +130,7 @@ class DataConfig:
     equalizer_chance: float = 0.3  # random smooth spectral tilt of up to 9 dB
     noise_chance: float = 0.1  # pink to white noise at 15 to 40 dB SNR
     reverb_chance: float = 0.1  # exponentially decaying noise tail, 0.1 to 0.5 s
+    n_workers: int = 0  # processes that prepare batches ahead; 0 prepares them in the training process
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from telucodec.config import (
     QuantizerConfig,
     TrainConfig,
 )
-from telucodec.errors import DataError, ModelError
+from telucodec.errors import DataError, ModelError, TelucodecError
 from telucodec.model.codebooks import CodebookLearner
 from telucodec.model.codec import build_codec, load_codec
 from telucodec.train import run as run_module
@@ -29,7 +29,7 @@ from telucodec.train.engine import build_fabric
 from telucodec.train.loop import Trainee, draw_stages, train, train_step
 from telucodec.train.losses import ReconstructionLoss
 from telucodec.train.optim import WeightAverage, build_optimizer
-from telucodec.train.run import Run, train_run
+from telucodec.train.run import train_run
 
 RATE_HZ = 8_000
 MODEL = ModelConfig(
@@ -286,25 +286,21 @@ def test_an_adversary_sees_both_signals_and_its_terms_are_optimized():
 
 @MODES
 def test_one_clip_is_learned_to_15_db(update):
-    """Sixteen codewords cannot name its 64 frames: the gain must come from the network."""
-    quantizer = QuantizerConfig(n_codebooks=6, codebook_size=16, codebook_update=update, dropout=0.0)
+    quantizer = QuantizerConfig(n_codebooks=6, codebook_size=32, codebook_update=update, dropout=0.0)
     config = Config(
-        model=dataclasses.replace(MODEL, width=32, quantizer=quantizer),
+        model=dataclasses.replace(MODEL, width=32, latent_dim=32, quantizer=quantizer),
         loss=LossConfig(l1=10.0, mse=0.0, rms=0.0, stft=0.0, mel=0.0, spectrum=0.0, vq=1.0),
-        optim=OptimConfig(lr=3e-3, n_warmup_steps=5, weight_decay=0.0, max_grad_norm=10.0),
-        train=TrainConfig(n_steps=200, device="cpu"),
+        optim=OptimConfig(lr=6e-3, n_warmup_steps=5, weight_decay=0.0, max_grad_norm=10.0),
+        train=TrainConfig(n_steps=100, device="cpu"),
     )
     clip = voiced(4000)[None, None]
     fabric, trainee, loss = make_trainee(config, clip)
-    first = train_step(fabric, trainee, loss, config, clip).terms["snr_db"].item()
-    for _ in range(199):
-        train_step(fabric, trainee, loss, config, clip)
+    snr_db = [train_step(fabric, trainee, loss, config, clip).terms["snr_db"].item() for _ in range(100)]
     codec = trainee.codec.eval()
     estimate = codec.decode(codec.encode(clip), n_samples=4000)
-    snr_db = 10 * torch.log10(clip.square().sum() / (clip - estimate).square().sum()).item()
-    print(update, first, snr_db)
-    assert first < 10, "there was nothing to learn"
-    assert snr_db > 15
+    error = (clip - estimate).square().sum()
+    assert snr_db[0] < 5, "there was nothing to learn"
+    assert 10 * torch.log10(clip.square().sum() / error) > 15
 
 
 # The loop
@@ -411,7 +407,7 @@ def test_a_run_leaves_weights_that_load_and_a_record_of_itself(whole):
     shares = sum(value for name, value in logged[0].items() if name.startswith("share/"))
     assert shares == pytest.approx(1, abs=1e-4)
     validated = [row for row in rows if "valid/mel@1" in row]
-    assert [row["step"] for row in validated] == [3, 6]
+    assert [row["step"] for row in validated] == [0, 3, 6]  # 0: what the start is worth
     assert {"valid/snr_db@2", "valid/range_ratio@1", "valid/output_scale"} <= validated[0].keys()
     assert (out / "checkpoints" / "best.pt").exists()
 
@@ -496,18 +492,17 @@ def test_epochs_are_planned_in_passes_over_the_training_minutes(speech, tmp_path
 
 def test_a_poisoned_step_is_never_saved(speech, tmp_path, monkeypatch):
     config = with_update("ema", log_every=100, validate_every=100, save_every=1)
-    healthy = Run.step
+    healthy = run_module.batch_at
 
-    def step(self):
-        result = healthy(self)
-        if self.trainee.step == 2:
-            with torch.no_grad():
-                self.codec.decoder.output_scale.fill_(math.nan)
-        return result
+    def batch(corpus, step, *arguments, **options):
+        wav = healthy(corpus, step, *arguments, **options)
+        return wav * math.nan if step == 3 else wav  # the fourth update is lost, the k-means start is not
 
-    monkeypatch.setattr(Run, "step", step)
-    with pytest.raises(FloatingPointError):
+    monkeypatch.setattr(run_module, "batch_at", batch)
+    monkeypatch.setattr(run_module, "N_INIT_VECTORS", 50)
+    with pytest.raises(TelucodecError, match="not finite"):
         train_run(config, speech, tmp_path / "run", Watcher())
+    assert checkpoints(tmp_path / "run" / "checkpoints")
     for path in checkpoints(tmp_path / "run" / "checkpoints"):
         state = load_checkpoint(path)
         assert all(torch.isfinite(value).all() for value in state["codec"].values()), path.name
