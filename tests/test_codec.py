@@ -34,7 +34,9 @@ SMALL = ModelConfig(
     latent_dim=12,
     quantizer=QuantizerConfig(n_codebooks=4, codebook_size=32),
 )
-SIZES = pytest.mark.parametrize("sizes", [(1,) * 9, (1, 5, 3), (4, 5)], ids=["frame-by-frame", "uneven", "two"])
+SIZES = pytest.mark.parametrize(
+    "sizes", [(1,) * 9, (1, 5, 3), (4, 5)], ids=["frame-by-frame", "uneven", "two"]
+)
 
 
 def make(config=SMALL, seed=0):
