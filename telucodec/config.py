@@ -172,7 +172,7 @@ class TrainConfig:
     n_steps: int = 10_500
     n_steps_per_epoch: int = 0  # 0 derives it: one pass over the training minutes
     batch_size: int = 12
-    precision: str = "32-true"  # Lightning Fabric's names: "32-true", "bf16-mixed", "16-mixed"
+    precision: str = "auto"  # "32-true", "bf16-mixed", "16-mixed"; "auto": bf16-mixed where it is fast
     device: str = "auto"  # "auto", "cpu" or "cuda"
     n_devices: int = 1
     n_threads: int = 0  # CPU threads of torch; 0 leaves its default
@@ -185,7 +185,7 @@ class TrainConfig:
     n_validation_clips: int = 24
 
     def __post_init__(self) -> None:
-        known = ("32-true", "bf16-mixed", "16-mixed")
+        known = ("auto", "32-true", "bf16-mixed", "16-mixed")
         _require(
             self.device in ("auto", "cpu", "cuda"), "train.device", self.device, '"auto", "cpu" or "cuda"'
         )
