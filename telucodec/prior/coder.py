@@ -11,7 +11,6 @@ Shapes: Q codebooks, L frames, N frames of one batch.
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import Codes
 from telucodec.bitstream.rangecoder import TOTAL_BITS, RangeReader, RangeWriter
@@ -57,7 +56,9 @@ class EntropyCoder:
         writer = RangeWriter()
 
         def write(stage: int, frames: slice, odds: Odds) -> None:
-            _write(writer, odds, codes[stage, frames])
+            groups = codes[stage, frames] // GROUP
+            writer.write(groups, odds.groups)
+            writer.write(codes[stage, frames] % GROUP, odds.inside(groups))
 
         self._walk(codes, write)
         return writer.finish()
@@ -79,13 +80,16 @@ class EntropyCoder:
 
         def read(stage: int, frames: slice, odds: Odds) -> None:
             groups = reader.read(odds.groups)
-            found = groups * GROUP + reader.read(odds.inside(groups))
+            inside = odds.inside(groups)
+            places = reader.read(inside)
+            found = groups * GROUP + places
             if int(found.max()) >= self._predictor.codebook_size:
                 raise BitstreamError(
                     f"code {int(found.max())} in stage {stage}; expected 0 to {self._predictor.codebook_size - 1}"
                 )
             codes[stage, frames] = found
-            _write(writer, odds, codes[stage, frames])
+            writer.write(groups, odds.groups)
+            writer.write(places, inside)
 
         self._walk(codes, read)
         if writer.finish() != data:
@@ -106,8 +110,3 @@ class EntropyCoder:
             return f"a packet of {n_frames} frames; expected 1 to {MAX_FRAMES}"
         return None
 
-
-def _write(writer: RangeWriter, odds: Odds, symbols: NDArray[np.uint16]) -> None:
-    groups = symbols // GROUP
-    writer.write(groups, odds.groups)
-    writer.write(symbols % GROUP, odds.inside(groups))

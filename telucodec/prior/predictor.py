@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import Codes
 from telucodec.bitstream.rangecoder import Frequencies, frequencies
-from telucodec.prior.tables import STEP_BITS, Tables
+from telucodec.prior.tables import STEP_BITS, UNUSED, Tables
 
 GROUP = 32  # codewords
 BATCH = 256  # frames coded at once at most, which bounds the memory whatever the packet announces
@@ -60,9 +60,10 @@ class TablePredictor:
         self.n_codebooks = tables.n_codebooks
         self.codebook_size = tables.codebook_size
         self._tables = tables
-        self._contexts = [tables.contexts(stage) for stage in range(tables.n_codebooks)]
+        self._contexts = [_Contexts.of(tables, stage) for stage in range(tables.n_codebooks)]
         self._basis = tables.basis.astype(np.float32)
         self._bias = tables.bias.astype(np.float32)
+        self._shifts = (tables.fractions - STEP_BITS).tolist()
         self._known: dict[bytes, Odds] = {}  # of stage 0, by the classes of its contexts
 
     def batches(self, stage: int, n_frames: int) -> Iterator[slice]:
@@ -72,39 +73,54 @@ class TablePredictor:
 
     def odds(self, codes: Codes, stage: int, frames: slice) -> Odds:
         """See `Predictor.odds`."""
-        classes = self._classes(codes, stage, frames)
         if stage:
-            return self._mixture(stage, classes)
+            return self._mixture(stage, self._contexts[stage].classes_at(codes, frames))
+        classes = self._contexts[0].classes_at(codes, frames)
         key = classes.tobytes()
         if key not in self._known:  # a few hundred pairs of classes, met again and again
             self._known[key] = self._mixture(stage, classes)
         return self._known[key]
 
-    def _classes(self, codes: Codes, stage: int, frames: slice) -> NDArray[np.uint8]:
-        """Class of each context at each frame, ``[contexts in use, N]``."""
-        n_frames = codes.shape[1]
-        found = np.empty((len(self._contexts[stage]), frames.stop - frames.start), dtype=np.uint8)
-        for row, (j, source, offset) in enumerate(self._contexts[stage]):
-            first, last = frames.start + offset, frames.stop + offset
-            inside = codes[source, max(first, 0) : max(min(last, n_frames), 0)]
-            begin = max(-first, 0)
-            found[row] = self._tables.classes[stage, j, -1]
-            found[row, begin : begin + len(inside)] = self._tables.classes[stage, j, inside]
-        return found
-
     def _mixture(self, stage: int, classes: NDArray[np.uint8]) -> Odds:
-        tables = self._tables
-        vectors = np.zeros((classes.shape[1], tables.basis.shape[1]), dtype=np.float32)  # [N, R]
-        for row, (j, _, _) in enumerate(self._contexts[stage]):
-            vectors += tables.vectors[stage, j, classes[row]]
+        """Odds of N frames, given the class of each of their contexts, ``[J, N]``."""
+        contexts, powers = self._contexts[stage], self._tables.powers
+        vectors = contexts.vectors[contexts.rows, classes].sum(axis=0)  # [N, R]
         scores = vectors @ self._basis[stage]  # [N, K]; integers below 2 ** 23, so float32 is exact
         scores += self._bias[stage]
         below = (scores.max(axis=1, keepdims=True) - scores).astype(np.int32)
-        below >>= int(tables.fractions[stage]) - STEP_BITS
-        np.minimum(below, len(tables.powers) - 1, out=below)
-        weights = tables.powers[below]  # [N, K]
+        below >>= self._shifts[stage]
+        weights = powers.take(below, mode="clip")  # the last power, 1, for all that is further below
         n_missing = -weights.shape[1] % GROUP
         if n_missing:
             weights = np.pad(weights, ((0, 0), (0, n_missing)))
         weights = weights.reshape(len(weights), -1, GROUP)
         return Odds(frequencies(weights.sum(axis=2)), weights)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contexts:
+    """The J contexts of one stage as arrays, so that one indexing finds them all."""
+
+    rows: NDArray[np.int64]  # [J, 1] 0 .. J - 1
+    stages: NDArray[np.int64]  # [J, 1]
+    offsets: NDArray[np.int64]  # [J, 1]
+    classes: NDArray[np.uint8]  # [J, K + 1]
+    vectors: NDArray[np.float32]  # [J, C, R]
+
+    @classmethod
+    def of(cls, tables: Tables, stage: int) -> "_Contexts":
+        used = tables.stages[stage] != UNUSED
+        return cls(
+            rows=np.arange(int(used.sum()))[:, None],
+            stages=tables.stages[stage, used].astype(np.int64)[:, None],
+            offsets=tables.offsets[stage, used].astype(np.int64)[:, None],
+            classes=tables.classes[stage, used],
+            vectors=tables.vectors[stage, used].astype(np.float32),
+        )
+
+    def classes_at(self, codes: Codes, frames: slice) -> NDArray[np.uint8]:
+        """Class of each context at each frame, ``[J, N]``; frames outside ``codes`` ``[Q, L]`` hold no codeword."""
+        at = np.arange(frames.start, frames.stop) + self.offsets
+        inside = np.minimum(np.maximum(at, 0), codes.shape[1] - 1)
+        found = codes[self.stages, inside]
+        return self.classes[self.rows, np.where(at == inside, found, self.classes.shape[1] - 1)]
