@@ -38,7 +38,7 @@ def frequencies(weights: NDArray[np.integer]) -> Frequencies:
     n_symbols = weights.shape[-1]
     ends = weights.cumsum(axis=-1, dtype=np.int64)
     ends = ends * (TOTAL - n_symbols) // ends[..., -1:]
-    free = ends.astype(np.float32)  # below 2 ** 24: exact, and so are the differences
+    free: Frequencies = ends.astype(np.float32)  # below 2 ** 24: exact, and so are the differences
     free[..., 1:] -= ends[..., :-1]
     return free
 
@@ -54,10 +54,8 @@ class RangeWriter:
         self._coder.encode(symbols.astype(np.int32), _FAMILY, table)
 
     def finish(self) -> bytes:
-        """The shortest bytes that a `RangeReader` turns back into the symbols."""
+        """The fewest bytes, at least one, that a `RangeReader` turns back into the symbols."""
         words = self._coder.get_compressed()
-        if not len(words):
-            return b""
         n_done, (lower, width) = self._coder.pos()
         n_bits = 8 * _WORD_BYTES * n_done + _STATE_BITS  # the interval's ends are numbers of this many bits
         sealed = int.from_bytes(words.astype(">u4").tobytes(), "big") << (n_bits - 32 * len(words))
@@ -68,7 +66,7 @@ class RangeWriter:
         while (high >> (n_zeros + 8)) << (n_zeros + 8) >= low and n_zeros < n_bits:
             n_zeros += 8
         number = (high >> n_zeros) << n_zeros
-        return number.to_bytes(n_bits // 8, "big").rstrip(b"\0")
+        return number.to_bytes(n_bits // 8, "big").rstrip(b"\0") or b"\0"
 
 
 class RangeReader:
@@ -76,7 +74,9 @@ class RangeReader:
 
     def __init__(self, data: bytes) -> None:
         padded = data + bytes(-len(data) % _WORD_BYTES + 2 * _WORD_BYTES)
-        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, dtype=">u4").astype(np.uint32))
+        self._coder = constriction.stream.queue.RangeDecoder(
+            np.frombuffer(padded, dtype=">u4").astype(np.uint32)
+        )
 
     def read(self, table: Frequencies) -> NDArray[np.int32]:
         """Symbols ``[N]`` under the rows of ``table`` ``[N, A]``.

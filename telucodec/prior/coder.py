@@ -9,6 +9,7 @@ Shapes: Q codebooks, L frames, N frames of one batch.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from telucodec.bitstream.bitpack import Codes
 from telucodec.bitstream.rangecoder import TOTAL_BITS, RangeReader, RangeWriter
 from telucodec.errors import BitstreamError
 from telucodec.prior.predictor import GROUP, Odds, Predictor, TablePredictor
-from telucodec.prior.tables import Tables
+from telucodec.prior.tables import TABLES, Tables
 
 MODE_STATIC = 1
 MAX_FRAMES = 1 << 12  # of one packet
@@ -38,6 +39,11 @@ class EntropyCoder:
     def from_tables(cls, tables: Tables) -> "EntropyCoder":
         """A coder with static tables."""
         return cls(TablePredictor(tables), tables.hash)
+
+    @classmethod
+    def load(cls, folder: Path) -> "EntropyCoder":
+        """The coder of the weights in ``folder``; `ModelError` if no tables lie beside them."""
+        return cls.from_tables(Tables.load(folder / TABLES))
 
     def encode(self, codes: Codes) -> bytes:
         """Codes ``[Q, L]`` of the first Q stages, 1 to 4096 frames, as bytes.
@@ -83,10 +89,9 @@ class EntropyCoder:
             inside = odds.inside(groups)
             places = reader.read(inside)
             found = groups * GROUP + places
-            if int(found.max()) >= self._predictor.codebook_size:
-                raise BitstreamError(
-                    f"code {int(found.max())} in stage {stage}; expected 0 to {self._predictor.codebook_size - 1}"
-                )
+            largest = self._predictor.codebook_size - 1
+            if int(found.max()) > largest:
+                raise BitstreamError(f"code {int(found.max())} in stage {stage}; expected 0 to {largest}")
             codes[stage, frames] = found
             writer.write(groups, odds.groups)
             writer.write(places, inside)
@@ -109,4 +114,3 @@ class EntropyCoder:
         if not 1 <= n_frames <= MAX_FRAMES:
             return f"a packet of {n_frames} frames; expected 1 to {MAX_FRAMES}"
         return None
-

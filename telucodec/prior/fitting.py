@@ -41,9 +41,8 @@ PRIOR_COUNTS = 100.0  # weight of the stage's own distribution in that of a clas
 MIN_CLASS = 50  # counts below which a class of contexts is given up
 HELD_OUT = 10  # every tenth packet weighs the experts
 N_WEIGHING = 3_000  # frames of those that are used: enough for nine weights
-# (stage relative to the predicted one, or absolute if positive or zero with a mark, frames away)
-_NEAR = ((1, 0), (2, 0), (3, 0), (1, -1), (1, 1), (2, -1), (2, 1))
-_FIRST = ((0, 0), (1, 0))
+_NEAR = ((1, 0), (2, 0), (3, 0), (1, -1), (1, 1), (2, -1), (2, 1))  # stages before, frames away
+_FIRST = ((0, 0), (1, 0))  # stage, frames away
 
 
 @dataclass(frozen=True)
@@ -146,10 +145,10 @@ def _contexts(stage: int) -> list[tuple[int, int]]:
 def _fit_stage(
     frames: _Frames, stage: int, pairs: list[tuple[int, int]], size: int, n_classes: int, rank: int
 ) -> tuple[NDArray[np.uint8], Floats, Floats, Floats]:
-    """Classes ``[J, K + 1]``, vectors ``[J, C + 1, R]`` in bits, basis ``[R, K]`` and bias ``[K]`` in bits."""
+    """Classes ``[J, K + 1]``, vectors ``[J, C + 1, R]``, basis ``[R, K]``, bias ``[K]``; products in bits."""
     target, is_counted = frames.codes[stage], ~frames.is_held_out
-    own = np.bincount(target, minlength=size) + 0.5
-    own /= own.sum()
+    own: Floats = np.bincount(target, minlength=size) + 0.5
+    own = own / own.sum()
     classes = np.empty((len(pairs), size + 1), dtype=np.uint8)
     seen = []  # class of each context at each frame
     counts = np.zeros((2, len(pairs), n_classes + 1, size))  # of the packets not held out, and of all
@@ -215,7 +214,7 @@ def _factorize(counts: Floats, own: Floats, rank: int) -> tuple[Floats, Floats]:
 
 
 def _weigh(chosen: Floats, basis: Floats, own: Floats, target: Indices, start: Floats) -> Floats:
-    """Weights ``[J]`` of the experts with vectors ``chosen`` ``[N, J, R]`` that suit ``target`` ``[N]`` best."""
+    """Weights ``[J]`` of experts with vectors ``chosen`` ``[N, J, R]`` that suit ``target`` ``[N]`` best."""
     weights = start
     ridge = 1e-3 * np.eye(len(start))
     for _ in range(8):

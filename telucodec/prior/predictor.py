@@ -49,7 +49,7 @@ class Predictor(Protocol):
         ...
 
     def odds(self, codes: Codes, stage: int, frames: slice) -> Odds:
-        """Odds of ``codes[stage, frames]``, from what stages and batches before left in ``codes`` ``[Q, L]``."""
+        """Odds of ``codes[stage, frames]``, from what earlier batches left in ``codes`` ``[Q, L]``."""
         ...
 
 
@@ -119,8 +119,10 @@ class _Contexts:
         )
 
     def classes_at(self, codes: Codes, frames: slice) -> NDArray[np.uint8]:
-        """Class of each context at each frame, ``[J, N]``; frames outside ``codes`` ``[Q, L]`` hold no codeword."""
+        """Class of each context at each frame, ``[J, N]``; outside ``codes`` ``[Q, L]`` there is no codeword."""
         at = np.arange(frames.start, frames.stop) + self.offsets
         inside = np.minimum(np.maximum(at, 0), codes.shape[1] - 1)
-        found = codes[self.stages, inside]
-        return self.classes[self.rows, np.where(at == inside, found, self.classes.shape[1] - 1)]
+        found = codes[self.stages, inside].astype(np.int64)
+        found = np.where(at == inside, found, self.classes.shape[1] - 1)
+        classes: NDArray[np.uint8] = self.classes[self.rows, found]
+        return classes

@@ -64,15 +64,15 @@ class Tables:
 
     @property
     def n_codebooks(self) -> int:
-        return self.basis.shape[0]
+        return len(self.basis)
 
     @property
     def codebook_size(self) -> int:
-        return self.basis.shape[2]
+        return len(self.basis[0, 0])
 
     @cached_property
     def hash(self) -> bytes:
-        """First 8 bytes of the SHA-256 of the integers: name, shape and little-endian values of each array."""
+        """First 8 bytes of the SHA-256 of name, shape and little-endian values of each array."""
         digest = hashlib.sha256()
         for name, dtype in _DTYPES.items():
             array = getattr(self, name)
@@ -151,5 +151,6 @@ def score_bounds(
     """``[Q]``: no partial sum of any score of a stage, in any order, is larger in magnitude."""
     longest = np.abs(vectors.astype(np.int64)).max(axis=2, initial=0).sum(axis=1)  # [Q, R]
     widest = np.abs(basis.astype(np.int64)).max(axis=2, initial=0)  # [Q, R]
-    bound: NDArray[np.int64] = (longest * widest).sum(axis=1)
-    return bound + np.abs(bias.astype(np.int64)).max(axis=1, initial=0)
+    bounds: NDArray[np.int64] = (longest * widest).sum(axis=1)
+    bounds += np.abs(bias.astype(np.int64)).max(axis=1, initial=0)
+    return bounds
