@@ -51,7 +51,8 @@ class RangeWriter:
 
     def write(self, symbols: NDArray[np.integer], table: Frequencies) -> None:
         """``symbols`` ``[N]``, each below A, under its row of ``table`` ``[N, A]``."""
-        self._coder.encode(symbols.astype(np.int32), _FAMILY, table)
+        if table.shape[1] > 1:  # the library has no model of one symbol
+            self._coder.encode(symbols.astype(np.int32), _FAMILY, table)
 
     def finish(self) -> bytes:
         """The fewest bytes, at least one, that a `RangeReader` turns back into the symbols."""
@@ -84,6 +85,8 @@ class RangeReader:
         Raises:
             BitstreamError: no sequence of symbols has these bytes.
         """
+        if table.shape[1] == 1:
+            return np.zeros(len(table), dtype=np.int32)
         try:
             symbols: NDArray[np.int32] = self._coder.decode(_FAMILY, table)
         except (AssertionError, ValueError, RuntimeError) as error:

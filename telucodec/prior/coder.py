@@ -1,9 +1,9 @@
 """Codes of one packet to bytes and back, under any `Predictor`.
 
 Both directions visit the same batches with the same odds in `_walk`, so they cannot drift apart.
-A packet needs nothing but the predictor: packets decode alone, in any order. Bytes have one
-spelling: what decodes is encoded again and compared, so almost all damage is noticed even
-without a checksum.
+A packet needs nothing but the predictor: packets decode alone, in any order. Codes have one
+spelling in bytes: what was decoded is encoded again, and other bytes are refused. Damaged bytes
+may still be the spelling of other codes, so a packet needs its checksum.
 
 Shapes: Q codebooks, L frames, N frames of one batch.
 """

@@ -147,8 +147,8 @@ def _fit_stage(
 ) -> tuple[NDArray[np.uint8], Floats, Floats, Floats]:
     """Classes ``[J, K + 1]``, vectors ``[J, C + 1, R]``, basis ``[R, K]``, bias ``[K]``; products in bits."""
     target, is_counted = frames.codes[stage], ~frames.is_held_out
-    own: Floats = np.bincount(target, minlength=size) + 0.5
-    own = own / own.sum()
+    own = (np.bincount(target, minlength=size) + 0.5).astype(np.float64)
+    own /= own.sum()
     classes = np.empty((len(pairs), size + 1), dtype=np.uint8)
     seen = []  # class of each context at each frame
     counts = np.zeros((2, len(pairs), n_classes + 1, size))  # of the packets not held out, and of all

@@ -119,7 +119,7 @@ class _Contexts:
         )
 
     def classes_at(self, codes: Codes, frames: slice) -> NDArray[np.uint8]:
-        """Class of each context at each frame, ``[J, N]``; outside ``codes`` ``[Q, L]`` there is no codeword."""
+        """Class of each context at each frame, ``[J, N]``; outside ``codes`` there is no codeword."""
         at = np.arange(frames.start, frames.stop) + self.offsets
         inside = np.minimum(np.maximum(at, 0), codes.shape[1] - 1)
         found = codes[self.stages, inside].astype(np.int64)

@@ -112,6 +112,8 @@ class Tables:
         if self.basis.ndim != 3 or self.vectors.ndim != 4:
             return f"basis has {self.basis.ndim} axes and vectors {self.vectors.ndim}; expected 3 and 4"
         n_stages, rank, size = self.basis.shape
+        if not 1 <= size <= 1 << 16 or n_stages < 1:
+            return f"basis is for {n_stages} stages of {size} codewords"
         n_contexts, n_classes = self.vectors.shape[1:3]
         shapes = {
             "stages": (n_stages, n_contexts),
@@ -120,7 +122,7 @@ class Tables:
             "vectors": (n_stages, n_contexts, n_classes, rank),
             "bias": (n_stages, size),
             "fractions": (n_stages,),
-            "powers": (len(self.powers),),
+            "powers": (self.powers.size,),
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
