@@ -299,8 +299,6 @@ def fit_entropy(
     """Fit the entropy tables of given weights to a folder of audio, and write them beside the weights."""
     from telucodec.pipeline import choose_device, find_model
     from telucodec.prior.tables import TABLES
-
-    import_trainer()  # names the extra to install where it is missing
     from telucodec.train.entropy import fit_entropy as fit
 
     folder = find_model(model)

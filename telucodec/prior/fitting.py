@@ -37,7 +37,10 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 PACKET_FRAMES = 25  # that contexts may reach over
-PRIOR_COUNTS = 100.0  # weight of the stage's own distribution in that of a class
+PRIOR_COUNTS = 600.0  # weight of the stage's own distribution in that of a class
+RANK = 24
+N_CLASSES = 192  # of the contexts of stage 0, which say most; every stage after it has half of the one before
+FEWEST_CLASSES = 48  # but no less than these
 MIN_CLASS = 50  # counts below which a class of contexts is given up
 HELD_OUT = 10  # every tenth packet weighs the experts
 N_WEIGHING = 3_000  # frames of those that are used: enough for nine weights
@@ -68,8 +71,8 @@ def fit_tables(
     *,
     codebook_size: int,
     packet_frames: int = PACKET_FRAMES,
-    n_classes: int = 32,
-    rank: int = 16,
+    n_classes: int = N_CLASSES,
+    rank: int = RANK,
 ) -> Tables:
     """Integer tables for codes like these; a few seconds per stage and hour of speech.
 
@@ -77,7 +80,7 @@ def fit_tables(
         codes: ``[Q, L]`` of each training clip, all with the same Q. More is better, up to hours.
         codebook_size: K; codes below it that never occur stay codable.
         packet_frames: of the packets that will be coded; other lengths work, a little less well.
-        n_classes: of the codewords of one context.
+        n_classes: of the codewords of one context of stage 0, at most 254; later stages have fewer.
         rank: R of the experts of one stage together.
 
     Raises:
@@ -96,9 +99,9 @@ def fit_tables(
     for stage, pairs in enumerate(contexts):
         stages[stage, : len(pairs)] = [source for source, _ in pairs]
         offsets[stage, : len(pairs)] = [offset for _, offset in pairs]
-        used = slice(len(pairs))
-        classes[stage, used], vectors[stage, used], basis[stage], bias[stage] = _fit_stage(
-            frames, stage, pairs, codebook_size, n_classes, rank
+        used, n_own = slice(len(pairs)), min(n_classes, max(FEWEST_CLASSES, n_classes >> stage))
+        classes[stage, used], vectors[stage, used, : n_own + 1], basis[stage], bias[stage] = _fit_stage(
+            frames, stage, pairs, codebook_size, n_own, rank
         )
         log.info("entropy tables: stage %d of %d", stage + 1, n_stages)
     whole = [_round(*parts) for parts in zip(vectors, basis, bias, strict=True)]

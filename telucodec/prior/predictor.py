@@ -25,6 +25,8 @@ from telucodec.prior.tables import STEP_BITS, UNUSED, Tables
 GROUP = 32  # codewords
 BATCH = 256  # frames coded at once at most, which bounds the memory whatever the packet announces
 
+KNOWN = 1 << 12  # odds of stage 0 kept at most, 20 MB
+
 
 @dataclass(frozen=True, slots=True)
 class Odds:
@@ -77,7 +79,9 @@ class TablePredictor:
             return self._mixture(stage, self._contexts[stage].classes_at(codes, frames))
         classes = self._contexts[0].classes_at(codes, frames)
         key = classes.tobytes()
-        if key not in self._known:  # a few hundred pairs of classes, met again and again
+        if key not in self._known:  # speech meets the same few thousand pairs of classes again and again
+            if len(self._known) >= KNOWN:
+                self._known.clear()
             self._known[key] = self._mixture(stage, classes)
         return self._known[key]
 
