@@ -93,7 +93,7 @@ def main():
         if not options.folders or name in options.folders:
             wav = torch.as_tensor(read_audio(path, config.sample_rate_hz)[0])[None]
             groups.setdefault(name, []).append(codec.encode(wav)[0].numpy().astype(np.uint16))
-    shape = options.packet_frames, config.quantizer.codeword_bits, config.frame_rate_hz
+    shape = options.packet_frames, config.codeword_bits, config.frame_rate_hz
     everything = [codes for files in groups.values() for codes in files]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     result = {

@@ -293,7 +293,7 @@ def train(
 def fit_entropy(
     data_dir: Annotated[Path, typer.Option(help="Folder of audio, searched recursively.")],
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder written by `train`.")],
-    max_minutes: Annotated[float, typer.Option(help="Audio to encode, in minutes, at most.")] = 60.0,
+    max_minutes: Annotated[float, typer.Option(help="Audio to encode, in minutes, at most.")] = 150.0,
     device: Device = "cpu",
 ) -> None:
     """Fit the entropy tables of given weights to a folder of audio, and write them beside the weights."""
