@@ -289,6 +289,24 @@ def train(
     typer.echo(f"weights  {outcome.weights}")
 
 
+@app.command(name="fit-entropy", hidden=True)
+def fit_entropy(
+    data_dir: Annotated[Path, typer.Option(help="Folder of audio, searched recursively.")],
+    model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder written by `train`.")],
+    max_minutes: Annotated[float, typer.Option(help="Audio to encode, in minutes, at most.")] = 150.0,
+    device: Device = "cpu",
+) -> None:
+    """Fit the entropy tables of given weights to a folder of audio, and write them beside the weights."""
+    from telucodec.pipeline import choose_device, find_model
+    from telucodec.prior.tables import TABLES
+    from telucodec.train.entropy import fit_entropy as fit
+
+    folder = find_model(model)
+    tables = fit(folder, data_dir, max_minutes=max_minutes, device=choose_device(device))
+    typer.echo(f"tables   {folder / TABLES}")
+    typer.echo(f"hash     {tables.hash.hex()}")
+
+
 @app.command()
 def info(
     file: Annotated[Path, typer.Argument(metavar="FILE.codes", help="The stream to describe.")],

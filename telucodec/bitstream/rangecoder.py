@@ -1,0 +1,94 @@
+"""Symbols to bytes and back by range coding: a thin door to the library ``constriction``.
+
+The library owns the coder (32-bit words, 64-bit state); the probabilities are ours, and they are
+integers. `frequencies` turns integer weights into frequencies that sum to ``2 ** 24``, the
+resolution of the library's models, every one at least 1. The library takes probabilities as
+floats and turns them into frequencies as ``floor(cumulated * scale) + index``, with ``scale`` the
+free mass over the sum. Given each frequency less one, that sum *is* the free mass: ``scale`` is
+exactly one, every cumulated value is an integer below ``2 ** 24`` and exact in float32, and the
+library's model is our table to the last unit on every machine (tests/test_rangecoder.py compares
+the coder's state).
+
+The coder writes whole words. `RangeWriter.finish` replaces the last ones by the number inside the
+final interval that has the most zero bytes at its end, and drops those: the cost of ending is
+below two bytes. A reader continues the bytes with zeros, which is the same number.
+"""
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from telucodec.errors import BitstreamError
+
+TOTAL_BITS = 24
+TOTAL = 1 << TOTAL_BITS  # that the frequencies of one symbol sum to
+_WORD_BYTES, _STATE_BITS = 4, 64
+_FAMILY = constriction.stream.model.Categorical(perfect=False)
+
+Frequencies = NDArray[np.float32]
+"""``[N, A]`` for N symbols of an alphabet of A: frequency less one, sum ``TOTAL - A`` in each row."""
+
+
+def frequencies(weights: NDArray[np.integer]) -> Frequencies:
+    """Frequencies proportional to integer ``weights`` ``[..., A]``: every symbol at least 1 in ``TOTAL``.
+
+    Args:
+        weights: at least 0, with a sum from 1 to ``2 ** 39 - 1``; A at most ``2 ** 16``.
+    """
+    n_symbols = weights.shape[-1]
+    ends = weights.cumsum(axis=-1, dtype=np.int64)
+    ends = ends * (TOTAL - n_symbols) // ends[..., -1:]
+    free: Frequencies = ends.astype(np.float32)  # below 2 ** 24: exact, and so are the differences
+    free[..., 1:] -= ends[..., :-1]
+    return free
+
+
+class RangeWriter:
+    """Codes symbols one batch after the other; `finish` returns the bytes."""
+
+    def __init__(self) -> None:
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def write(self, symbols: NDArray[np.integer], table: Frequencies) -> None:
+        """``symbols`` ``[N]``, each below A, under its row of ``table`` ``[N, A]``."""
+        if table.shape[1] > 1:  # the library has no model of one symbol
+            self._coder.encode(symbols.astype(np.int32), _FAMILY, table)
+
+    def finish(self) -> bytes:
+        """The fewest bytes, at least one, that a `RangeReader` turns back into the symbols."""
+        words = self._coder.get_compressed()
+        n_done, (lower, width) = self._coder.pos()
+        n_bits = 8 * _WORD_BYTES * n_done + _STATE_BITS  # the interval's ends are numbers of this many bits
+        sealed = int.from_bytes(words.astype(">u4").tobytes(), "big") << (n_bits - 32 * len(words))
+        # Sealing chose a number of the interval; what it added to ``lower`` gives back the exact lower end.
+        low = sealed - (sealed - lower) % (1 << _STATE_BITS)
+        high = low + width - 1
+        n_zeros = 0  # the most zero bits at the end of any number in [low, high]
+        while (high >> (n_zeros + 8)) << (n_zeros + 8) >= low and n_zeros < n_bits:
+            n_zeros += 8
+        number = (high >> n_zeros) << n_zeros
+        return number.to_bytes(n_bits // 8, "big").rstrip(b"\0") or b"\0"
+
+
+class RangeReader:
+    """Reads back what a `RangeWriter` wrote, given the same tables in the same order."""
+
+    def __init__(self, data: bytes) -> None:
+        padded = data + bytes(-len(data) % _WORD_BYTES + 2 * _WORD_BYTES)
+        self._coder = constriction.stream.queue.RangeDecoder(
+            np.frombuffer(padded, dtype=">u4").astype(np.uint32)
+        )
+
+    def read(self, table: Frequencies) -> NDArray[np.int32]:
+        """Symbols ``[N]`` under the rows of ``table`` ``[N, A]``.
+
+        Raises:
+            BitstreamError: no sequence of symbols has these bytes.
+        """
+        if table.shape[1] == 1:
+            return np.zeros(len(table), dtype=np.int32)
+        try:
+            symbols: NDArray[np.int32] = self._coder.decode(_FAMILY, table)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise BitstreamError(f"the coded symbols are damaged: {error}") from error
+        return symbols

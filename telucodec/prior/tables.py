@@ -1,0 +1,158 @@
+"""The integers a table prior is made of, on disk beside the weights and by hash in every stream.
+
+A code of stage q is predicted from up to J *contexts*: codes of stage ``stages[q, j]``,
+``offsets[q, j]`` frames away, that are known by then. Each context maps its codeword, or the
+absence of one outside the packet, to a class, and each class to a vector of R integers. The
+vectors of all contexts add up to ``h``; the score of codeword k is
+
+    score[k] = bias[q, k] + sum_r h[r] * basis[q, r, k]        in units of 2 ** -fractions[q] bits
+
+and its weight ``powers[(max score - score[k]) >> (fractions[q] - STEP_BITS)]``: a log-linear mixture of
+experts, one per context, whose tables of log-probability ratios are factorized to rank R.
+Everything is an integer, and `Tables` refuses numbers with which any sum could reach 2 ** 23, so
+that float32 arithmetic on them is exact in any order of summation, on any machine.
+
+Shapes: Q codebooks (stages), K codewords, J contexts, C classes, R rank.
+"""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telucodec.errors import ModelError
+from telucodec.files import replacing
+
+TABLES = "entropy.npz"  # beside the weights
+STEP_BITS = 6  # ``powers`` has 2 ** STEP_BITS steps per bit
+SCORE_LIMIT = 1 << 23
+UNUSED = -1  # a context stage that is none
+_DTYPES = {
+    "stages": np.int8,
+    "offsets": np.int8,
+    "classes": np.uint8,
+    "vectors": np.int16,
+    "basis": np.int8,
+    "bias": np.int32,
+    "fractions": np.uint8,
+    "powers": np.int32,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tables:
+    """The integers; checked on construction, ``ModelError`` if they do not fit each other."""
+
+    stages: NDArray[np.int8]  # [Q, J] stage of each context, UNUSED for none
+    offsets: NDArray[np.int8]  # [Q, J] frames from the code that is predicted; negative: earlier
+    classes: NDArray[np.uint8]  # [Q, J, K + 1] of each codeword, and last of no codeword
+    vectors: NDArray[np.int16]  # [Q, J, C, R]
+    basis: NDArray[np.int8]  # [Q, R, K]
+    bias: NDArray[np.int32]  # [Q, K]
+    fractions: NDArray[np.uint8]  # [Q] binary digits of the scores' fraction
+    powers: NDArray[np.int32]  # [S] weights of a score 0, 1, .. S - 1 steps below the best, falling, last 1
+
+    def __post_init__(self) -> None:
+        complaint = self._complaint()
+        if complaint:
+            raise ModelError(f"the entropy tables are damaged or of another version: {complaint}")
+
+    @property
+    def n_codebooks(self) -> int:
+        return len(self.basis)
+
+    @property
+    def codebook_size(self) -> int:
+        return len(self.basis[0, 0])
+
+    @cached_property
+    def hash(self) -> bytes:
+        """First 8 bytes of the SHA-256 of name, shape and little-endian values of each array."""
+        digest = hashlib.sha256()
+        for name, dtype in _DTYPES.items():
+            array = getattr(self, name)
+            digest.update(f"{name}{list(array.shape)}".encode())
+            digest.update(array.astype(np.dtype(dtype).newbyteorder("<")).tobytes())
+        return digest.digest()[:8]
+
+    def contexts(self, stage: int) -> list[tuple[int, int, int]]:
+        """``(j, context stage, offset)`` of the contexts that ``stage`` uses."""
+        pairs = zip(self.stages[stage].tolist(), self.offsets[stage].tolist(), strict=True)
+        return [(j, source, offset) for j, (source, offset) in enumerate(pairs) if source != UNUSED]
+
+    def save(self, path: Path) -> None:
+        """Write a compressed ``.npz``; the file takes its name only when it is complete."""
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote; nothing is unpickled.
+
+        Raises:
+            ModelError: the file is missing, unreadable, or holds other arrays.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in _DTYPES}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ModelError(f"cannot read the entropy tables {path}: {error}; fit them again") from error
+        return cls(**arrays)
+
+    def _complaint(self) -> str | None:
+        for name, dtype in _DTYPES.items():
+            array = getattr(self, name)
+            if array.dtype != dtype:
+                return f"{name} is {array.dtype}; expected {np.dtype(dtype)}"
+        if self.basis.ndim != 3 or self.vectors.ndim != 4:
+            return f"basis has {self.basis.ndim} axes and vectors {self.vectors.ndim}; expected 3 and 4"
+        n_stages, rank, size = self.basis.shape
+        if not 1 <= size <= 1 << 16 or n_stages < 1:
+            return f"basis is for {n_stages} stages of {size} codewords"
+        n_contexts, n_classes = self.vectors.shape[1:3]
+        shapes = {
+            "stages": (n_stages, n_contexts),
+            "offsets": (n_stages, n_contexts),
+            "classes": (n_stages, n_contexts, size + 1),
+            "vectors": (n_stages, n_contexts, n_classes, rank),
+            "bias": (n_stages, size),
+            "fractions": (n_stages,),
+            "powers": (self.powers.size,),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                return f"{name} has shape {getattr(self, name).shape}; expected {shape}"
+        return self._complaint_about_values()
+
+    def _complaint_about_values(self) -> str | None:
+        if self.classes.size and int(self.classes.max()) >= self.vectors.shape[2]:
+            return f"class {int(self.classes.max())} of {self.vectors.shape[2]}"
+        falling = bool((np.diff(self.powers) <= 0).all())
+        if not (len(self.powers) and falling and self.powers[-1] == 1 and self.powers[0] <= 1 << 20):
+            return "powers do not fall from at most 2 ** 20 to 1"
+        if ((self.fractions < STEP_BITS) | (self.fractions > 22)).any():
+            return f"fractions run from {self.fractions.min()} to {self.fractions.max()}; expected 6 to 22"
+        for stage in range(self.n_codebooks):
+            for _, source, offset in self.contexts(stage):
+                if not (0 <= source < stage or (source == stage == 0 and offset < 0)):
+                    return f"stage {stage} looks at stage {source}, {offset} frames away: not known by then"
+        largest = score_bounds(self.vectors, self.basis, self.bias)
+        if largest.size and int(largest.max()) >= SCORE_LIMIT:
+            return f"a score could reach {int(largest.max())}; expected less than {SCORE_LIMIT}"
+        return None
+
+
+def score_bounds(
+    vectors: NDArray[np.int16], basis: NDArray[np.int8], bias: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """``[Q]``: no partial sum of any score of a stage, in any order, is larger in magnitude."""
+    longest = np.abs(vectors.astype(np.int64)).max(axis=2, initial=0).sum(axis=1)  # [Q, R]
+    widest = np.abs(basis.astype(np.int64)).max(axis=2, initial=0)  # [Q, R]
+    bounds: NDArray[np.int64] = (longest * widest).sum(axis=1)
+    bounds += np.abs(bias.astype(np.int64)).max(axis=1, initial=0)
+    return bounds

@@ -1,0 +1,50 @@
+"""Tables for given weights: fitted on clips of a corpus, written beside them, and good for their codes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from typer.testing import CliRunner
+
+from telucodec.cli import app
+from telucodec.config import DataConfig, QuantizerConfig
+from telucodec.model.codec import build_codec, load_codec, save_codec
+from telucodec.prior.coder import EntropyCoder
+from telucodec.train.data import load_corpus
+from telucodec.train.entropy import codes_of
+
+
+@pytest.fixture
+def audio(tmp_path, write_noise, monkeypatch):
+    monkeypatch.setenv("TELUCODEC_CACHE", str(tmp_path / "cache"))
+    for index in range(3):
+        write_noise(tmp_path / "audio" / f"{index}.wav", 16_000 + index)
+    return tmp_path / "audio"
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A codec of 3 stages of 32 codewords, as `train` leaves it."""
+    torch.manual_seed(0)
+    codec = build_codec(replace(TINY, quantizer=QuantizerConfig(n_codebooks=3, codebook_size=32)))
+    save_codec(codec, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_command_writes_tables_that_code_what_the_codec_encodes(weights, audio):
+    result = CliRunner().invoke(app, ["fit-entropy", "--data-dir", str(audio), "--model", str(weights)])
+    assert result.exit_code == 0, result.output
+    coder = EntropyCoder.load(weights)
+    assert coder.tables_hash.hex() in result.stdout
+    corpus = load_corpus(audio, 16_000, DataConfig())
+    packet = codes_of(load_codec(weights), corpus, max_minutes=1, seed=0)[0][:, :25]
+    data = coder.encode(packet)
+    np.testing.assert_array_equal(coder.decode(data, *packet.shape), packet)
+    assert len(data) < packet.size * 5 / 8
+
+
+def test_no_more_clips_are_encoded_than_the_minutes_asked_for(weights, audio):
+    corpus = load_corpus(audio, 16_000, DataConfig())
+    assert len(codes_of(load_codec(weights), corpus, max_minutes=1.5 / 60, seed=0)) == 2

@@ -1,0 +1,240 @@
+"""Entropy tables: exact packets of codes, fixed bytes, honest refusals, a fit that finds what is there."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telucodec.bitstream.rangecoder import TOTAL
+from telucodec.errors import BitstreamError, DataError, ModelError
+from telucodec.prior.coder import EntropyCoder
+from telucodec.prior.fitting import fit_tables
+from telucodec.prior.predictor import GROUP, TablePredictor
+from telucodec.prior.tables import UNUSED, Tables
+
+
+def pattern(*shape, low, high):
+    """The same integers everywhere, from ``low`` to ``high``, without a random generator."""
+    count = int(np.prod(shape))
+    return (low + (np.arange(count) * 7919 + 104_729) % 9973 % (high - low + 1)).reshape(shape)
+
+
+def small_tables(size=40):
+    """Three stages of ``size`` codewords with all kinds of contexts; integers by formula."""
+    return Tables(
+        stages=np.array([[0, 0, UNUSED], [0, 0, UNUSED], [1, 0, 1]], dtype=np.int8),
+        offsets=np.array([[-1, -2, 0], [0, 1, 0], [0, 0, -1]], dtype=np.int8),
+        classes=pattern(3, 3, size + 1, low=0, high=4).astype(np.uint8),
+        vectors=pattern(3, 3, 5, 2, low=-30, high=30).astype(np.int16),
+        basis=pattern(3, 2, size, low=-127, high=127).astype(np.int8),
+        bias=pattern(3, size, low=-4000, high=0).astype(np.int32),
+        fractions=np.array([10, 11, 12], dtype=np.uint8),
+        powers=np.array([1 << 20 >> step // 64 for step in range(64 * 20)] + [1], dtype=np.int32),
+    )
+
+
+CODER = EntropyCoder.from_tables(small_tables())
+CODES = pattern(3, 25, low=0, high=39).astype(np.uint16)
+CODES_SHA256 = hashlib.sha256(CODES.tobytes()).hexdigest()
+GOLDEN = bytes.fromhex(
+    "fff55e48a522acecb5a50029e18a803041410e69c8531a42dc74a355b6074e042289297f55a3525190a7b0e52ffa6ed7f03f3b6585a27b2381c091"
+)
+GOLDEN_ONE_FRAME = bytes.fromhex("fffb")
+
+
+def test_the_bytes_of_known_codes_and_the_hash_of_known_tables_never_change():
+    assert CODER.tables_hash.hex() == "ff2e6957e31a91c7"
+    assert CODER.encode(CODES) == GOLDEN
+    assert CODER.encode(CODES[:2, :1]) == GOLDEN_ONE_FRAME
+    np.testing.assert_array_equal(CODER.decode(GOLDEN, 3, 25), CODES)
+    np.testing.assert_array_equal(CODER.decode(GOLDEN_ONE_FRAME, 2, 1), CODES[:2, :1])
+
+
+@pytest.mark.parametrize("n_threads", ["1", "3"])
+def test_another_process_with_other_threads_decodes_the_same(tmp_path, n_threads):
+    small_tables().save(tmp_path / "entropy.npz")
+    probe = (
+        "import hashlib, pathlib, sys; from telucodec.prior.coder import EntropyCoder;"
+        "coder = EntropyCoder.load(pathlib.Path(sys.argv[1]));"
+        "codes = coder.decode(bytes.fromhex(sys.argv[2]), 3, 25);"
+        "print(hashlib.sha256(codes.tobytes()).hexdigest(), coder.encode(codes).hex());"
+        "print('torch' in sys.modules)"
+    )
+    threads = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], n_threads)
+    done = subprocess.run(
+        [sys.executable, "-c", probe, str(tmp_path), GOLDEN.hex()],
+        env=os.environ | threads, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [CODES_SHA256, GOLDEN.hex(), "False"]
+
+
+@given(
+    n_codebooks=st.integers(1, 3),
+    n_frames=st.integers(1, 30),
+    size=st.sampled_from([2, 32, 40]),
+    seed=st.integers(0, 999),
+)
+def test_every_packet_of_codes_comes_back(n_codebooks, n_frames, size, seed):
+    coder = EntropyCoder.from_tables(small_tables(size))
+    codes = np.random.default_rng(seed).integers(0, size, (n_codebooks, n_frames)).astype(np.uint16)
+    back = coder.decode(coder.encode(codes), n_codebooks, n_frames)
+    assert back.dtype == np.uint16
+    np.testing.assert_array_equal(back, codes)
+
+
+def test_a_packet_longer_than_a_batch_comes_back():
+    codes = pattern(3, 700, low=0, high=39).astype(np.uint16)
+    np.testing.assert_array_equal(CODER.decode(CODER.encode(codes), 3, 700), codes)
+
+
+def test_every_codeword_of_every_stage_can_be_coded():
+    codes = np.tile(np.arange(40, dtype=np.uint16), (3, 1))
+    np.testing.assert_array_equal(CODER.decode(CODER.encode(codes), 3, 40), codes)
+
+
+def test_the_size_is_the_entropy_of_the_model_within_a_tenth_of_a_percent_and_64_bits():
+    codes, predictor, bits = (
+        pattern(3, 900, low=0, high=39).astype(np.uint16),
+        TablePredictor(small_tables()),
+        0.0,
+    )
+    for stage in range(3):
+        for frames in predictor.batches(stage, 900):
+            odds, symbols = predictor.odds(codes, stage, frames), codes[stage, frames]
+            rows, groups = np.arange(len(symbols)), symbols // GROUP
+            bits -= np.log2((odds.groups[rows, groups].astype(float) + 1) / TOTAL).sum()
+            bits -= np.log2((odds.inside(groups)[rows, symbols % GROUP].astype(float) + 1) / TOTAL).sum()
+    assert abs(8 * len(CODER.encode(codes)) - bits) <= 0.001 * bits + 64
+
+
+def test_a_prediction_uses_only_what_is_decoded_by_then():
+    predictor = TablePredictor(small_tables())
+    later = CODES.copy()
+    later[1, 10:] = 39 - later[1, 10:]
+    later[2] = 39 - later[2]
+    for stage, frames in ((0, slice(9, 10)), (1, slice(0, 25))):
+        odds, same = predictor.odds(CODES, stage, frames), predictor.odds(later, stage, frames)
+        np.testing.assert_array_equal(odds.weights, same.weights)
+
+
+@given(data=st.binary(max_size=200), n_codebooks=st.integers(0, 5), n_frames=st.integers(0, 30))
+def test_random_bytes_are_refused_or_are_the_one_spelling_of_their_codes(data, n_codebooks, n_frames):
+    try:
+        codes = CODER.decode(data, n_codebooks, n_frames)
+    except BitstreamError:
+        return
+    assert CODER.encode(codes) == data
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\1", b"\xff" * 9, bytes(10**6)])
+def test_bytes_that_go_on_after_the_last_code_are_refused(tail):
+    with pytest.raises(BitstreamError, match="bytes of coded symbols"):
+        CODER.decode(GOLDEN + tail, 3, 25)
+
+
+@pytest.mark.parametrize(("n_codebooks", "n_frames"), [(4, 25), (0, 25), (3, 0), (3, -1), (3, 10**9)])
+def test_a_shape_that_no_packet_has_is_refused_before_anything_is_allocated(n_codebooks, n_frames):
+    with pytest.raises(BitstreamError, match=r"expected 1 to|know 1 to"):
+        CODER.decode(GOLDEN, n_codebooks, n_frames)
+
+
+@pytest.mark.parametrize("codes", [np.zeros((4, 2)), np.zeros((0, 2)), np.zeros((3, 0)), np.full((3, 2), 40)])
+def test_codes_that_the_tables_do_not_know_cannot_be_encoded(codes):
+    with pytest.raises(ValueError, match=r"know|0 frames"):
+        CODER.encode(codes.astype(np.uint16))
+
+
+def test_tables_survive_the_disk(tmp_path):
+    small_tables().save(tmp_path / "entropy.npz")
+    assert Tables.load(tmp_path / "entropy.npz").hash == small_tables().hash
+
+
+def test_one_changed_integer_changes_the_hash():
+    bias = small_tables().bias.copy()
+    bias[2, 39] += 1
+    assert replace(small_tables(), bias=bias).hash != small_tables().hash
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not a zip", b"\x93NUMPY"])
+def test_a_file_that_holds_no_tables_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "entropy.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"entropy\.npz"):
+        Tables.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        pytest.param(
+            {"vectors": np.full((3, 3, 5, 2), 32_000, np.int16)}, "a score could reach", id="too large"
+        ),
+        pytest.param({"bias": np.zeros((3, 39), np.int32)}, "bias has shape", id="shape"),
+        pytest.param({"bias": np.zeros((3, 40))}, "bias is float64", id="floats"),
+        pytest.param({"classes": np.full((3, 3, 41), 5, np.uint8)}, "class 5 of 5", id="class"),
+        pytest.param({"stages": np.full((3, 3), 2, np.int8)}, "not known by then", id="from the future"),
+        pytest.param({"powers": np.zeros(9, np.int32)}, "powers do not fall", id="no weight"),
+        pytest.param({"fractions": np.full(3, 5, np.uint8)}, "fractions run", id="fraction"),
+    ],
+)
+def test_tables_that_could_not_be_exact_are_refused(change, complaint):
+    with pytest.raises(ModelError, match=complaint):
+        replace(small_tables(), **change)
+
+
+def chained_codes(n_clips=60, n_frames=100, size=32, seed=0):
+    """Stage 0 walks in small steps; stage 1 follows from stage 0 but for a little noise."""
+    generator = np.random.default_rng(seed)
+    steps = generator.integers(-1, 2, (n_clips, n_frames))
+    first = np.cumsum(steps, axis=1) % size
+    second = (first * 5 + generator.integers(0, 2, first.shape)) % size
+    return list(np.stack([first, second], axis=1).astype(np.uint16))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit_tables(chained_codes(), codebook_size=32, n_classes=32)
+
+
+def test_fitted_tables_find_the_order_in_the_codes(fitted):
+    coder = EntropyCoder.from_tables(fitted)
+    sizes = [
+        len(coder.encode(clip[:, start : start + 25]))
+        for clip in chained_codes(20, seed=1)
+        for start in (0, 25)
+    ]
+    # log2(3) + 1 bits a frame after the first frame, of 10 in fixed width
+    assert 8 * np.mean(sizes) / 25 < 3.4
+
+
+def test_fitting_twice_gives_the_same_tables(fitted):
+    assert fit_tables(chained_codes(), codebook_size=32, n_classes=32).hash == fitted.hash
+
+
+@pytest.mark.parametrize("n_frames", [1, 3, 40])
+def test_the_smallest_corpus_still_gives_tables_that_code_everything(n_frames):
+    tables = fit_tables([np.zeros((4, n_frames), dtype=np.uint16)], codebook_size=64)
+    codes = pattern(4, 25, low=0, high=63).astype(np.uint16)
+    coder = EntropyCoder.from_tables(tables)
+    np.testing.assert_array_equal(coder.decode(coder.encode(codes), 4, 25), codes)
+
+
+@pytest.mark.parametrize(
+    ("clips", "complaint"),
+    [
+        pytest.param([], "no codes", id="nothing"),
+        pytest.param([np.zeros((2, 0), np.uint16)], "no codes", id="empty"),
+        pytest.param([np.zeros((2, 3), np.uint16), np.zeros((3, 3), np.uint16)], "one number", id="stages"),
+        pytest.param([np.full((2, 3), 32, np.uint16)], "code 32", id="too large"),
+    ],
+)
+def test_codes_that_no_table_fits_are_refused(clips, complaint):
+    with pytest.raises(DataError, match=complaint):
+        fit_tables(clips, codebook_size=32)
