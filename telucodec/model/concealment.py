@@ -1,0 +1,64 @@
+"""What the decoder hears where packets are lost: the last frame held and faded, then comfort noise.
+
+Latents are extrapolated, not samples: the decoder's transform overlaps its frames, so nothing clicks
+where the gap begins or ends. The first lost frames repeat the last latents, softer each time, while their
+signs are turned at random more and more: a held spectrum with held signs is a buzz. What remains after
+the fade has the level of the quietest frames heard so far, so a long gap sounds like the room, not like a
+switched-off line.
+
+The noise is drawn from a generator seeded by the place of the gap: the same stream with the same losses
+always sounds the same.
+
+Shapes: B batch, D latent width, L frames.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+HOLD = 0.85  # of the magnitude of the latents, per lost frame
+TURN = 0.15  # chance that a sign is turned, more by this with each lost frame, up to a half
+ROOM_RISE = 1.01  # per frame: how fast the quietest level follows a room that gets louder
+ROOM_SHARE = 0.7  # of the quietest frames' magnitude in the comfort noise
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is remembered of the frames that did arrive; replaced, never changed."""
+
+    last: Tensor  # [B, D, 1] the latest latents that arrived
+    room: Tensor  # [B, D, 1] magnitudes of the quietest frames
+    level: Tensor  # [B, 1, 1] their mean, by which they were chosen
+    n_lost: int = 0  # frames made up since the last one that arrived
+
+
+def heard_nothing(like: Tensor, latent_dim: int) -> Heard:
+    """Silence before the first frame."""
+    zeros = like.new_zeros(like.shape[0], latent_dim, 1)
+    return Heard(zeros, zeros, like.new_full((like.shape[0], 1, 1), torch.inf))
+
+
+def hear(heard: Heard, latents: Tensor) -> Heard:
+    """Remember frames ``[B, D, L]``, at least one, that arrived."""
+    room, level = heard.room, heard.level
+    for frame in torch.split(latents, 1, dim=-1):
+        mean = frame.abs().mean(dim=1, keepdim=True)
+        is_quiet = mean < level
+        room = torch.where(is_quiet, frame.abs(), room)
+        level = torch.where(is_quiet, mean, level * ROOM_RISE)
+    return Heard(latents[..., -1:], room, level)
+
+
+def conceal(heard: Heard, n_frames: int, seed: int) -> tuple[Tensor, Heard]:
+    """Latents ``[B, D, n_frames]`` for frames that were lost, and what to remember after them."""
+    generator = torch.Generator().manual_seed(seed)
+    lost = heard.n_lost + 1 + torch.arange(n_frames, device=heard.last.device)  # [L], 1 for the first
+    shape = (*heard.last.shape[:2], n_frames)
+    chance = (TURN * (lost - 1)).clamp(max=0.5)
+    draws = torch.rand(shape, generator=generator).to(heard.last.device)
+    signs = torch.where(draws < chance, -1.0, 1.0)
+    gain = HOLD**lost
+    noise = torch.randn(shape, generator=generator).to(heard.last.device)
+    latents = gain * signs * heard.last + (1 - gain) * ROOM_SHARE * noise * heard.room
+    return latents, replace(heard, n_lost=heard.n_lost + n_frames)

@@ -1,0 +1,324 @@
+"""The codec on signals that arrive in pieces: samples to bytes, bytes to samples, as they come.
+
+The network always runs on whole packets of frames, cut at the same places of the signal however it
+arrives. Floating-point sums, and so codes and bytes, therefore depend on the signal and the settings only,
+never on the sizes of the pieces. The command line takes the same path, in constant memory.
+
+A packet is sent when its frames are complete: the delay between the first sample in and the first sample
+out is one packet and the codec's own overlap. `LIVE_FRAMES` to a packet make it the smallest.
+
+Shapes: B batch, T samples, L frames, D latent width, Q codebooks.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from telucodec.bitstream.coder import ENTROPY_MODES
+from telucodec.bitstream.container import PacketWriter
+from telucodec.bitstream.header import Header
+from telucodec.bitstream.packet import Packet
+from telucodec.bitstream.parser import Damage, StreamParser, Summary
+from telucodec.coders import DEFAULT_ENTROPY, build_coder, coder_for
+from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
+from telucodec.model.codec import Codec
+from telucodec.model.concealment import conceal, hear, heard_nothing
+
+FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
+LIVE_FRAMES = 1
+
+Samples = NDArray[np.float32]
+"""``[T]``, one channel at the codec's rate, full scale at 1.0."""
+
+
+class StreamEncoder:
+    """Samples to the bytes of one stream: ``push`` pieces of any size, then ``flush`` once.
+
+    Args:
+        n_codebooks: stages to write, all if None.
+        frames_per_packet: also the least delay, in frames.
+        n_samples: of the whole signal if known, for the header; the bytes are otherwise the same.
+        entropy: a name of `ENTROPY_MODES`.
+
+    Raises:
+        ConfigError: a setting the model or the format does not have.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        n_codebooks: int | None = None,
+        frames_per_packet: int = FILE_FRAMES,
+        n_samples: int | None = None,
+        entropy: str = DEFAULT_ENTROPY,
+        has_seek_table: bool = False,
+    ) -> None:
+        config = codec.config
+        if entropy not in ENTROPY_MODES:
+            raise ConfigError(f"entropy is {entropy!r}; expected {', '.join(ENTROPY_MODES)}")
+        coder = build_coder(ENTROPY_MODES[entropy], config.codeword_bits, codec.folder)
+        self.header = Header(
+            sample_rate_hz=config.sample_rate_hz,
+            hop=config.hop,
+            delay=config.delay,
+            n_codebooks=config.quantizer.n_codebooks if n_codebooks is None else n_codebooks,
+            codeword_bits=config.codeword_bits,
+            n_samples=n_samples,
+            model_id=codec.model_id,
+            frames_per_packet=frames_per_packet,
+            entropy_mode=coder.mode,
+            tables_hash=coder.tables_hash,
+        )
+        complaint = self.header.complaint()
+        if complaint:
+            raise ConfigError(complaint)
+        if not 1 <= self.header.n_codebooks <= config.quantizer.n_codebooks:
+            raise ConfigError(
+                f"{n_codebooks} codebooks asked for; this model has 1 to {config.quantizer.n_codebooks}"
+            )
+        self._codec = codec
+        self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
+        self._like = codec.decoder.output_scale.new_empty(1, 0, 0)
+        self._state = codec.encoder.initial_state(self._like)
+        self._pending = np.zeros(frames_per_packet * config.hop, dtype=np.float32)
+        self._n_pending = 0
+        self.n_samples = 0  # that went in
+        self.n_bytes = 0  # that came out
+        self._is_flushed = False
+
+    def push(self, samples: ArrayLike) -> bytes:
+        """Take ``[T]`` samples; returns what they complete: nothing, or the header and whole packets.
+
+        Raises:
+            AudioError: a sample is NaN or infinite.
+            ValueError: there is more than one dimension, or the stream was flushed before.
+        """
+        if self._is_flushed:
+            raise ValueError("push after flush; make a new StreamEncoder for another stream")
+        chunk = np.asarray(samples, dtype=np.float32)
+        if chunk.ndim != 1:
+            raise ValueError(f"samples have shape {chunk.shape}; expected [T]")
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            first = self.n_samples + int(np.flatnonzero(~finite)[0])
+            raise AudioError(f"sample {first} is NaN or infinite; repair the signal")
+        out = self._begin()
+        while len(chunk):
+            n_taken = min(len(chunk), len(self._pending) - self._n_pending)
+            self._pending[self._n_pending : self._n_pending + n_taken] = chunk[:n_taken]
+            chunk = chunk[n_taken:]
+            self._n_pending += n_taken
+            self.n_samples += n_taken
+            if self._n_pending == len(self._pending):
+                out += self._packet(self.header.frames_per_packet)
+        self.n_bytes += len(out)
+        return out
+
+    def flush(self) -> bytes:
+        """End the stream: the frames that its last samples still need, and the last packet's mark.
+
+        Raises:
+            ValueError: as many samples as were announced have not come, or the stream was flushed before.
+        """
+        if self._is_flushed:
+            raise ValueError("the stream was flushed before")
+        if self.header.n_samples not in (None, self.n_samples):
+            raise ValueError(f"{self.n_samples} samples came; {self.header.n_samples} were announced")
+        self._is_flushed = True
+        out = self._begin()
+        hop, per_packet = self.header.hop, self.header.frames_per_packet
+        n_left = -(-(self._n_pending + self.header.delay) // hop) if self.n_samples else 0
+        n_padding = n_left * hop - self.header.delay - self._n_pending if n_left else 0
+        while n_left > per_packet:
+            out += self._packet(per_packet)
+            n_left -= per_packet
+        out += self._packet(n_left, n_padding)
+        self.n_bytes += len(out)
+        return out
+
+    @property
+    def finished_header(self) -> Header:
+        """The header as it can be written once every sample was seen."""
+        return Header(**{**vars(self.header), "n_samples": self.n_samples})
+
+    def summary(self) -> Summary:
+        """The stream so far, its length in the header."""
+        return Summary(
+            header=self.finished_header,
+            n_samples=self.n_samples,
+            n_packets=self._writer.n_packets,
+            file_bytes=self.n_bytes,
+            payload_bytes=self._writer.n_payload_bytes,
+        )
+
+    def _begin(self) -> bytes:
+        return b"" if self.n_bytes else self._writer.begin()
+
+    def _packet(self, n_frames: int, n_padding: int | None = None) -> bytes:
+        """Encode the first ``n_frames`` of what is pending, which is zero beyond the signal's end."""
+        codes = np.zeros((self.header.n_codebooks, 0), dtype=np.uint16)
+        if n_frames:
+            codes = self._codes(self._pending[: n_frames * self.header.hop])
+        self._pending[:] = 0
+        self._n_pending = 0
+        return self._writer.packet(codes, n_padding)
+
+    @torch.inference_mode()
+    def _codes(self, samples: Samples) -> NDArray[np.uint16]:
+        wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
+        latents, self._state = self._codec.encoder.step(wav, self._state)
+        codes = self._codec.quantizer.encode(latents, self.header.n_codebooks)
+        return codes[0].cpu().numpy().astype(np.uint16)  # [Q, L]
+
+
+class StreamDecoder:
+    """The bytes of one stream to samples: ``push`` pieces of any size, then ``flush`` once.
+
+    What is damaged or missing is bridged, see `telucodec.model.concealment`, and told in ``damages``.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._parser = StreamParser()
+        self._network = LatentDecoder(codec)
+        self._n_skip = codec.config.delay  # samples of delay still to drop
+        self._is_checked = False
+        self._damages: list[Damage] = []
+        self._place = 0  # of the next frame
+
+    @property
+    def header(self) -> Header | None:
+        """None until it has come."""
+        return self._parser.header
+
+    @property
+    def damages(self) -> list[Damage]:
+        """What was damaged or missing so far."""
+        return self._parser.damages + self._damages
+
+    def summary(self) -> Summary:
+        """The stream so far; `ValueError` before its header has come."""
+        summary = self._parser.summary()
+        return Summary(**{**vars(summary), "damages": tuple(self.damages)})
+
+    def push(self, data: bytes) -> Samples:
+        """Take bytes; returns the samples they complete, ``[T]``, perhaps none.
+
+        Raises:
+            BitstreamError: the header is damaged, or asks for a coder that is not there.
+            ModelError: the stream was made with other weights.
+        """
+        return self._samples(self._parser.push(data))
+
+    def flush(self) -> Samples:
+        """The samples that a stream cut short still owes; raises `BitstreamError` if it had no packet."""
+        return self._samples(self._parser.finish())
+
+    def lose(self, packet: Packet) -> Samples:
+        """The samples of a packet as if it had not come, for trying out losses."""
+        return self._bridge(packet.n_frames, packet.n_padding or 0)
+
+    def take(self, packet: Packet) -> Samples:
+        """The samples of a packet that was read elsewhere; its header must have been pushed before."""
+        return self._samples([packet])
+
+    def _samples(self, found: Iterable[Packet | Damage]) -> Samples:
+        header = self._parser.header
+        if header is not None and not self._is_checked:
+            check_fits(header, self._codec)
+            self._coder = coder_for(header, self._codec.folder)
+            self._is_checked = True
+        parts = [np.zeros(0, dtype=np.float32)]
+        for item in found:
+            if isinstance(item, Damage):
+                parts.append(self._bridge(item.n_frames, self._padding_after(item)))
+            elif item.n_frames:
+                parts.append(self._decoded(item))
+        return np.concatenate(parts)
+
+    def _decoded(self, packet: Packet) -> Samples:
+        assert self.header is not None
+        try:
+            codes = self._coder.decode(packet.payload, self.header.n_codebooks, packet.n_frames)
+        except BitstreamError as error:
+            self._damages.append(Damage(packet.index, 1, packet.n_frames, str(error)))
+            return self.lose(packet)
+        self._place += packet.n_frames
+        return self._cut(self._network.decode(codes), packet.n_padding or 0)
+
+    def _bridge(self, n_frames: int, n_padding: int) -> Samples:
+        seed = self._place
+        self._place += n_frames
+        return self._cut(self._network.bridge(n_frames, seed), n_padding)
+
+    def _padding_after(self, damage: Damage) -> int:
+        """Samples to drop after a gap: some only where it reaches the end of a signal of known length."""
+        header = self._parser.header
+        assert header is not None
+        if header.n_frames is None or self._place + damage.n_frames < header.n_frames:
+            return 0
+        return header.n_frames * header.hop - header.delay - (header.n_samples or 0) if damage.n_frames else 0
+
+    def _cut(self, samples: Samples, n_padding: int) -> Samples:
+        samples = samples[: len(samples) - n_padding]
+        n_skipped = min(self._n_skip, len(samples))
+        self._n_skip -= n_skipped
+        return samples[n_skipped:]
+
+
+class LatentDecoder:
+    """Codes, or the lack of them, to samples, and the network's state in between."""
+
+    def __init__(self, codec: Codec) -> None:
+        like = codec.decoder.output_scale.new_empty(1, 0, 0)
+        self._codec = codec
+        self._state = codec.decoder.initial_state(like)
+        self._heard = heard_nothing(like, codec.config.latent_dim)
+
+    @torch.inference_mode()
+    def decode(self, codes: NDArray[np.uint16]) -> Samples:
+        """Codes ``[Q, L]`` to ``[L * hop]``."""
+        table = torch.from_numpy(codes.astype(np.int64))[None].to(self._codec.decoder.output_scale.device)
+        latents = self._codec.quantizer.decode(table)  # [1, D, L]
+        self._heard = hear(self._heard, latents)
+        return self._step(latents)
+
+    @torch.inference_mode()
+    def bridge(self, n_frames: int, seed: int) -> Samples:
+        """``[n_frames * hop]`` in place of frames that are lost."""
+        if not n_frames:
+            return np.zeros(0, dtype=np.float32)
+        latents, self._heard = conceal(self._heard, n_frames, seed)
+        return self._step(latents)
+
+    def _step(self, latents: Tensor) -> Samples:
+        wav, self._state = self._codec.decoder.step(latents, self._state)
+        samples: Samples = wav[0, 0].cpu().numpy()
+        return samples
+
+
+def check_fits(header: Header, codec: Codec) -> None:
+    """Refuse a stream whose codes mean something else in this codec, with a `ModelError`."""
+    if header.model_id != codec.model_id:
+        raise ModelError(
+            f"the stream was made with model {header.model_id.hex()}, the weights at hand are "
+            f"{codec.model_id.hex()}; pass --model with the weights that made it"
+        )
+    config = codec.config
+    expected = {
+        "sample_rate_hz": config.sample_rate_hz,
+        "hop": config.hop,
+        "delay": config.delay,
+        "codeword_bits": config.codeword_bits,
+    }
+    for name, value in expected.items():
+        if getattr(header, name) != value:
+            raise ModelError(f"the stream has {name} {getattr(header, name)}; this model expects {value}")
+    if header.n_codebooks > config.quantizer.n_codebooks:
+        raise ModelError(
+            f"the stream has {header.n_codebooks} codebooks; this model has {config.quantizer.n_codebooks}"
+        )
