@@ -130,6 +130,7 @@ class DataConfig:
     equalizer_chance: float = 0.3  # random smooth spectral tilt of up to 9 dB
     noise_chance: float = 0.1  # pink to white noise at 15 to 40 dB SNR
     reverb_chance: float = 0.1  # exponentially decaying noise tail, 0.1 to 0.5 s
+    n_workers: int = 0  # processes that prepare batches ahead; 0 prepares them in the training process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ class TrainConfig:
     n_steps: int = 10_500
     n_steps_per_epoch: int = 0  # 0 derives it: one pass over the training minutes
     batch_size: int = 12
-    precision: str = "32-true"  # Lightning Fabric's names: "32-true", "bf16-mixed", "16-mixed"
+    precision: str = "auto"  # "32-true", "bf16-mixed", "16-mixed"; "auto": bf16-mixed where it is fast
     device: str = "auto"  # "auto", "cpu" or "cuda"
     n_devices: int = 1
     n_threads: int = 0  # CPU threads of torch; 0 leaves its default
@@ -184,7 +185,7 @@ class TrainConfig:
     n_validation_clips: int = 24
 
     def __post_init__(self) -> None:
-        known = ("32-true", "bf16-mixed", "16-mixed")
+        known = ("auto", "32-true", "bf16-mixed", "16-mixed")
         _require(
             self.device in ("auto", "cpu", "cuda"), "train.device", self.device, '"auto", "cpu" or "cuda"'
         )

@@ -1,4 +1,4 @@
-"""Two questions asked of every streaming brick: do chunks join to the whole, and does anything see the future?"""
+"""Two questions to every streaming brick: do chunks join to the whole, and does anything see the future?"""
 
 import torch
 
@@ -14,7 +14,7 @@ def in_chunks(brick, x, sizes):
 
 
 def reach(brick, x, frame, frame_size):
-    """Which input samples output frame ``frame`` of ``frame_size`` samples depends on, as ``[T]`` booleans."""
+    """Which input samples output frame ``frame`` (``frame_size`` samples) depends on, ``[T]`` booleans."""
     x = x.detach().clone().requires_grad_()
     y = brick(x)[..., frame * frame_size : (frame + 1) * frame_size]
     (grad,) = torch.autograd.grad((y * torch.randn_like(y)).sum(), x)

@@ -1,4 +1,4 @@
-"""Augmentations: each can be switched off, each does what it says by a number, all draw from their generator."""
+"""Augmentations: each can be switched off, does what it says by a number, and draws from its generator."""
 
 import dataclasses
 
@@ -139,7 +139,9 @@ def test_reverb_never_sounds_before_its_cause():
     assert reverberate(wav, RATE_HZ, rng())[:2000].abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("crop", [torch.zeros(400), noise(1), noise(2)], ids=["silent", "1-sample", "2-samples"])
+@pytest.mark.parametrize(
+    "crop", [torch.zeros(400), noise(1), noise(2)], ids=["silent", "1-sample", "2-samples"]
+)
 def test_strange_crops_pass_with_everything_on(crop):
     config = dataclasses.replace(
         DataConfig(), equalizer_chance=1.0, noise_chance=1.0, reverb_chance=1.0, is_level_random=True

@@ -60,7 +60,9 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_half_written(tmp_pa
     assert load_checkpoint(tmp_path / "step-00000001.pt")["codec"]["a"][0, 0] == 1.0
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"], ids=["empty", "text", "cut"]
+)
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, content):
     path = tmp_path / "step-00000001.pt"
     path.write_bytes(content)

@@ -28,9 +28,7 @@ def draw(n_items=4, seed=1):
 
 def learn(quantizer, learner, latents, n_active=None, *, seed=0, optimizer=None):
     made = quantizer(latents, n_active)
-    return made, learner.update(
-        quantizer, latents, made.codes, made.n_active, seed=seed, optimizer=optimizer
-    )
+    return made, learner.update(quantizer, latents, made.codes, made.n_active, seed=seed, optimizer=optimizer)
 
 
 def residuals(quantizer, latents, codes):

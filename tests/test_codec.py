@@ -11,6 +11,7 @@ from torch import nn
 from telucodec.config import ModelConfig, QuantizerConfig
 from telucodec.errors import ModelError
 from telucodec.frames import frame_count
+from telucodec.model import codec as codec_module
 from telucodec.model.codec import (
     CONFIG,
     WEIGHTS,
@@ -33,7 +34,9 @@ SMALL = ModelConfig(
     latent_dim=12,
     quantizer=QuantizerConfig(n_codebooks=4, codebook_size=32),
 )
-SIZES = pytest.mark.parametrize("sizes", [(1,) * 9, (1, 5, 3), (4, 5)], ids=["frame-by-frame", "uneven", "two"])
+SIZES = pytest.mark.parametrize(
+    "sizes", [(1,) * 9, (1, 5, 3), (4, 5)], ids=["frame-by-frame", "uneven", "two"]
+)
 
 
 def make(config=SMALL, seed=0):
@@ -64,6 +67,16 @@ def test_codes_made_chunk_by_chunk_are_the_codes_of_the_whole(sizes):
     wav = nn.functional.pad(wav, (0, HOP))
     latents = in_chunks(codec.encoder, wav, [n * HOP for n in sizes])
     assert torch.equal(codec.quantizer.encode(latents), codec.encode(wav[..., : 8 * HOP]))
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 5])
+def test_the_size_of_the_chunks_a_long_file_is_cut_into_does_not_matter(monkeypatch, n_frames):
+    codec, wav = make(), noise(2, 1, 11 * HOP + 3)
+    codes = codec.encode(wav)
+    whole = codec.decode(codes, n_samples=wav.shape[-1])
+    monkeypatch.setattr(codec_module, "CHUNK_FRAMES", n_frames)
+    assert torch.equal(codec.encode(wav), codes)
+    torch.testing.assert_close(codec.decode(codes, n_samples=wav.shape[-1]), whole, rtol=0, atol=1e-5)
 
 
 def test_an_encoder_frame_sees_its_own_samples_and_none_after():

@@ -49,11 +49,11 @@ def test_the_recipe_of_the_notes_is_to_the_letter():
 def test_a_file_is_read_and_an_override_wins_over_it(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("[optim]\nlr = 1e-4\nbeta1 = 0.5\n[model.quantizer]\nn_codebooks = 3\n")
-    config = load_config(path, ["optim.lr=3e-4", "train.device=cpu", "train.validation_kbps=[1, 2.5]"])
+    config = load_config(path, ["optim.lr=3e-4", "train.device=cpu", "train.validation_kbps=[2.5, 6]"])
     assert (config.optim.lr, config.optim.beta1) == (3e-4, 0.5)
     assert config.model.quantizer.n_codebooks == 3
     assert config.train.device == "cpu"
-    assert config.train.validation_kbps == (1.0, 2.5)
+    assert config.train.validation_kbps == (2.5, 6.0)
     assert config.data == DataConfig()
 
 
@@ -91,7 +91,11 @@ def test_an_override_below_a_value_is_refused():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"[optim\n", "is not valid TOML"), (b"\xff", "is not valid TOML"), (None, "cannot read the configuration")],
+    [
+        (b"[optim\n", "is not valid TOML"),
+        (b"\xff", "is not valid TOML"),
+        (None, "cannot read the configuration"),
+    ],
     ids=["broken", "binary", "missing"],
 )
 def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, content, message):
@@ -116,7 +120,17 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, content, messag
         (ModelConfig, {"fine_hop": 320}),
         (ModelConfig, {"latent_dim": 321}),
         (ModelConfig, {"companding": 0.0}),
+        (DataConfig, {"crop_s": 0.0}),
+        (DataConfig, {"validation_share": 1.5}),
+        (DataConfig, {"noise_chance": -0.1}),
         (TrainConfig, {"n_steps": 0}),
+        (TrainConfig, {"keep_last": 0}),
+        (TrainConfig, {"log_every": 0}),
+        (TrainConfig, {"validate_every": 0}),
+        (TrainConfig, {"save_every": 0}),
+        (TrainConfig, {"validation_kbps": ()}),
+        (TrainConfig, {"best_metric": "mel@7"}),
+        (TrainConfig, {"best_metric": "loudness@6"}),
     ],
     ids=str,
 )
@@ -127,7 +141,7 @@ def test_impossible_values_are_refused(cls, changes):
 
 
 def test_a_configuration_survives_json():
-    config = load_config(overrides=["train.validation_kbps=[1, 2]", "model.quantizer.n_codebooks=2"])
+    config = load_config(overrides=["train.validation_kbps=[1, 6]", "model.quantizer.n_codebooks=2"])
     assert config_from_dict(Config, json.loads(json.dumps(config_to_dict(config)))) == config
 
 

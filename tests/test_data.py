@@ -12,7 +12,7 @@ import torch
 from telucodec.config import DataConfig
 from telucodec.errors import DataError
 from telucodec.train import data
-from telucodec.train.data import Corpus, batch_at, load_corpus, split_speakers
+from telucodec.train.data import Batches, Corpus, batch_at, batches_from, load_corpus, split_speakers
 
 RATE_HZ = 8_000
 PLAIN = DataConfig(
@@ -103,7 +103,8 @@ def test_what_was_left_out_is_still_known_after_the_split(folder, load):
 
 
 @pytest.mark.parametrize(
-    ("n_bad", "message"), [(0, "holds no audio to train on"), (2, "all 2 files were skipped, the first: 0.wav")]
+    ("n_bad", "message"),
+    [(0, "holds no audio to train on"), (2, "all 2 files were skipped, the first: 0.wav")],
 )
 def test_a_folder_with_nothing_to_train_on_is_a_clear_error(folder, load, n_bad, message):
     folder.mkdir()
@@ -207,7 +208,9 @@ def test_one_speaker_is_split_by_clip():
 
 @pytest.mark.parametrize(("n_clips", "share"), [(1, 0.5), (4, 0.0), (4, 0.01)])
 def test_a_split_that_leaves_one_side_empty_is_refused_with_a_remedy(n_clips, share):
-    with pytest.raises(DataError, match=f"{n_clips} clips cannot be split with .* add clips, raise the share"):
+    with pytest.raises(
+        DataError, match=f"{n_clips} clips cannot be split with .* add clips, raise the share"
+    ):
         split_speakers(corpus_of([100] * n_clips), share)
 
 
@@ -216,10 +219,12 @@ def test_a_batch_is_a_pure_function_of_seed_and_step():
     corpus = dataclasses.replace(
         corpus_of([4000, 8000]), samples=generator.integers(-5000, 5000, 12_000).astype(np.int16)
     )
-    config = DataConfig(crop_s=0.1, speed_chance=0.5, equalizer_chance=0.5, noise_chance=0.5, reverb_chance=0.5)
+    config = DataConfig(
+        crop_s=0.1, speed_chance=0.5, equalizer_chance=0.5, noise_chance=0.5, reverb_chance=0.5
+    )
 
     def batch(step=7, seed=3, rank=0):
-        np.random.random()  # noqa: NPY002 - the global generators must not matter
+        np.random.random()
         torch.rand(3)
         return batch_at(corpus, step, 4, config, seed=seed, rank=rank)
 
@@ -228,6 +233,15 @@ def test_a_batch_is_a_pure_function_of_seed_and_step():
     assert torch.equal(batch(), batch())
     for other in (batch(step=8), batch(seed=4), batch(rank=1)):
         assert not torch.equal(batch(), other)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_batches_from_a_step_on_are_those_of_their_numbers_whoever_prepares_them(n_workers):
+    batches = Batches(corpus_of([4000, 8000]), 3, PLAIN, seed=5)
+    found = list(batches_from(batches, 4, 9, n_workers=n_workers))
+    assert len(found) == 5
+    for step, batch in enumerate(found, start=4):
+        assert torch.equal(batch, batch_at(batches.corpus, step, 3, PLAIN, seed=5))
 
 
 def test_crops_lie_inside_one_clip_and_long_clips_come_more_often():
@@ -252,7 +266,9 @@ def test_a_batch_with_every_augmentation_is_finite_and_below_full_scale():
         corpus_of([4000, 300]),
         samples=np.random.default_rng(0).integers(-32_768, 32_767, 4300).astype(np.int16),
     )
-    config = DataConfig(crop_s=0.1, speed_chance=1.0, equalizer_chance=1.0, noise_chance=1.0, reverb_chance=1.0)
+    config = DataConfig(
+        crop_s=0.1, speed_chance=1.0, equalizer_chance=1.0, noise_chance=1.0, reverb_chance=1.0
+    )
     for step in range(5):
         batch = batch_at(corpus, step, 8, config, seed=0)
         assert torch.isfinite(batch).all()

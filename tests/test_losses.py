@@ -96,7 +96,9 @@ def test_half_precision_estimates_are_raised_to_float32(loss, name):
 def test_a_batch_of_copies_scores_as_one(loss, name):
     estimate, target = speech(seed=1, n_items=1), speech(n_items=1)
     alone = loss(estimate, target)[name].item()
-    assert loss(estimate.repeat(3, 1, 1), target.repeat(3, 1, 1))[name].item() == pytest.approx(alone, rel=1e-4)
+    assert loss(estimate.repeat(3, 1, 1), target.repeat(3, 1, 1))[name].item() == pytest.approx(
+        alone, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(("name", "power"), [("l1", 1), ("mse", 2)])

@@ -1,5 +1,7 @@
 """Optimizer groups, schedule and averaged weights, by known numbers."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def test_the_rate_warms_up_then_falls_along_a_cosine_to_its_floor(step, expected
 
 def test_the_rate_never_rises_after_the_warmup():
     rates = [learning_rate(step, 110, CONFIG) for step in range(10, 120)]
-    assert all(later <= earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
 
 
 def test_no_warmup_starts_at_the_full_rate():

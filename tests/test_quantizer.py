@@ -15,9 +15,7 @@ STAGES = pytest.mark.parametrize("n_active", [1, 4, Q], ids=["1-stage", "4-stage
 
 def make(update="gradient", n_codebooks=Q, seed=0):
     torch.manual_seed(seed)
-    quantizer = ResidualVectorQuantizer(
-        n_codebooks=n_codebooks, codebook_size=K, latent_dim=D, update=update
-    )
+    quantizer = ResidualVectorQuantizer(n_codebooks=n_codebooks, codebook_size=K, latent_dim=D, update=update)
     with torch.no_grad():  # each stage finer than the one before, so that no residual is zero
         quantizer.codebooks.mul_(10 * 0.5 ** torch.arange(n_codebooks)[:, None, None])
     return quantizer

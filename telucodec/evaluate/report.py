@@ -232,19 +232,6 @@ def to_json_lines(rows: Iterable[Row], summaries: Iterable[Summary] = ()) -> str
     return "".join(json.dumps(item, allow_nan=False) + "\n" for item in objects)
 
 
-def to_markdown(rows: Iterable[Row], columns: Sequence[Column] = FULL, *, seed: int = 0) -> str:
-    """A report: the means with their intervals, every clip, and what is missing and why."""
-    rows = list(rows)
-    parts = [
-        "## Means with 95 % bootstrap intervals over clips",
-        summary_table(summarize(rows, seed=seed), columns).to_markdown(),
-        "## Clips",
-        clip_table(rows, columns).to_markdown(),
-        *(f"- {reason}" for reason in reasons(rows)),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
 def _show_interval(column: Column, summary: Summary) -> str:
     interval = summary.figures[column.name]
     text = column.show(interval.mean)

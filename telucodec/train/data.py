@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from telucodec.audio import find_audio, read_audio
 from telucodec.config import DataConfig
@@ -129,6 +131,28 @@ def batch_at(
     generator = np.random.default_rng((seed, step, rank))
     n_samples = round(config.crop_s * corpus.rate_hz)
     return torch.stack([_crop(corpus, n_samples, config, generator) for _ in range(batch_size)])[:, None]
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[Tensor]):
+    """`batch_at` as a dataset of steps, so that worker processes can prepare batches ahead."""
+
+    corpus: Corpus
+    batch_size: int
+    config: DataConfig
+    seed: int
+    rank: int = 0
+
+    def __getitem__(self, step: int) -> Tensor:
+        return batch_at(self.corpus, step, self.batch_size, self.config, seed=self.seed, rank=self.rank)
+
+
+def batches_from(dataset: Batches, start: int, n_steps: int, *, n_workers: int) -> Iterator[Tensor]:
+    """Batches ``[B, 1, T]`` of steps ``start`` to ``n_steps - 1``, the same for any number of workers."""
+    steps = range(start, n_steps)
+    if not n_workers:
+        return map(dataset.__getitem__, steps)
+    return iter(DataLoader(dataset, batch_size=None, sampler=steps, num_workers=n_workers, prefetch_factor=4))
 
 
 def _crop(corpus: Corpus, n_samples: int, config: DataConfig, generator: np.random.Generator) -> Tensor:

@@ -30,7 +30,7 @@ from telucodec.model.codec import (
 )
 from telucodec.train.card import model_card
 from telucodec.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from telucodec.train.data import Corpus, batch_at, load_corpus, split_speakers
+from telucodec.train.data import Batches, Corpus, batches_from, load_corpus, split_speakers
 from telucodec.train.diagnostics import RunLog, step_scalars
 from telucodec.train.engine import Fabric, build_fabric
 from telucodec.train.loop import StepResult, Trainee, train, train_step
@@ -71,6 +71,9 @@ class Run:
         self.config, self.folder, self.watcher = config, folder, watcher
         self.corpus, self.held_out = corpora
         self.fabric: Fabric = build_fabric(config.train)
+        rank, plan = self.fabric.global_rank, config.train
+        self.batches = Batches(self.corpus, plan.batch_size, config.data, plan.seed, rank)
+        self.upcoming: Iterator[torch.Tensor] | None = None
         torch.manual_seed(config.train.seed)
         codec = build_codec(config.model)
         quantizer = config.model.quantizer
@@ -96,7 +99,7 @@ class Run:
         """K-means on the latents of the first batches, before any update."""
         found: list[torch.Tensor] = []
         while sum(len(latents) for latents in found) < N_INIT_VECTORS:
-            wav = self._batch(len(found))
+            wav = self.batches[len(found)].to(self.fabric.device)
             with torch.no_grad():
                 latents = self.codec.encoder(
                     torch.nn.functional.pad(wav, (0, -wav.shape[-1] % self.config.model.hop))
@@ -108,21 +111,13 @@ class Run:
 
     def step(self) -> StepResult:
         """One update on the batch of its number."""
-        result = train_step(self.fabric, self.trainee, self.loss, self.config, self._batch(self.trainee.step))
+        if self.upcoming is None:
+            n_workers, n_steps = self.config.data.n_workers, self.config.train.n_steps
+            self.upcoming = batches_from(self.batches, self.trainee.step, n_steps, n_workers=n_workers)
+        wav = next(self.upcoming).to(self.fabric.device)
+        result = train_step(self.fabric, self.trainee, self.loss, self.config, wav)
         self.epoch.add(result)
         return result
-
-    def _batch(self, step: int) -> torch.Tensor:
-        train_config = self.config.train
-        wav = batch_at(
-            self.corpus,
-            step,
-            train_config.batch_size,
-            self.config.data,
-            seed=train_config.seed,
-            rank=self.fabric.global_rank,
-        )
-        return wav.to(self.fabric.device)
 
     def evaluated(self) -> Codec:
         """A copy of the codec with the averaged weights, if they are kept, else the current ones."""
