@@ -1,11 +1,13 @@
 """The codec on signals that arrive in pieces: samples to bytes, bytes to samples, as they come.
 
-The network always runs on whole packets of frames, cut at the same places of the signal however it
-arrives. Floating-point sums, and so codes and bytes, therefore depend on the signal and the settings only,
-never on the sizes of the pieces. The command line takes the same path, in constant memory.
+The encoder's network always runs on the same groups of frames of the signal, however it arrives.
+Floating-point sums, and so codes and bytes, therefore depend on the signal and the settings only, never on
+the sizes of the pieces. The command line takes the same path, in constant memory.
 
-A packet is sent when its frames are complete: the delay between the first sample in and the first sample
-out is one packet and the codec's own overlap. `LIVE_FRAMES` to a packet make it the smallest.
+Packets shorter than `FILE_FRAMES` are live: each is a group of its own, and goes out when its frames are
+complete. The delay from the first sample in to the first sample out is then one packet and the codec's own
+overlap, and `LIVE_FRAMES` to a packet make it the smallest. Longer packets are for files: they are made in
+groups of about `GROUP_FRAMES`, in which the network is several times as fast.
 
 Shapes: B batch, T samples, L frames, D latent width, Q codebooks.
 """
@@ -29,6 +31,7 @@ from telucodec.model.concealment import conceal, hear, heard_nothing
 
 FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
 LIVE_FRAMES = 1
+GROUP_FRAMES = 200  # that the network sees at once where delay does not count
 
 Samples = NDArray[np.float32]
 """``[T]``, one channel at the codec's rate, full scale at 1.0."""
@@ -39,7 +42,7 @@ class StreamEncoder:
 
     Args:
         n_codebooks: stages to write, all if None.
-        frames_per_packet: also the least delay, in frames.
+        frames_per_packet: below `FILE_FRAMES` also the delay, in frames.
         n_samples: of the whole signal if known, for the header; the bytes are otherwise the same.
         entropy: a name of `ENTROPY_MODES`.
 
@@ -84,7 +87,7 @@ class StreamEncoder:
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
         self._like = codec.decoder.output_scale.new_empty(1, 0, 0)
         self._state = codec.encoder.initial_state(self._like)
-        self._pending = np.zeros(frames_per_packet * config.hop, dtype=np.float32)
+        self._pending = np.zeros(_group_frames(frames_per_packet) * config.hop, dtype=np.float32)
         self._n_pending = 0
         self.n_samples = 0  # that went in
         self.n_bytes = 0  # that came out
@@ -114,7 +117,7 @@ class StreamEncoder:
             self._n_pending += n_taken
             self.n_samples += n_taken
             if self._n_pending == len(self._pending):
-                out += self._packet(self.header.frames_per_packet)
+                out += self._group(len(self._pending) // self.header.hop)
         self.n_bytes += len(out)
         return out
 
@@ -130,13 +133,13 @@ class StreamEncoder:
             raise ValueError(f"{self.n_samples} samples came; {self.header.n_samples} were announced")
         self._is_flushed = True
         out = self._begin()
-        hop, per_packet = self.header.hop, self.header.frames_per_packet
+        hop, per_group = self.header.hop, len(self._pending) // self.header.hop
         n_left = -(-(self._n_pending + self.header.delay) // hop) if self.n_samples else 0
         n_padding = n_left * hop - self.header.delay - self._n_pending if n_left else 0
-        while n_left > per_packet:
-            out += self._packet(per_packet)
-            n_left -= per_packet
-        out += self._packet(n_left, n_padding)
+        while n_left > per_group:
+            out += self._group(per_group)
+            n_left -= per_group
+        out += self._group(n_left, n_padding)
         self.n_bytes += len(out)
         return out
 
@@ -158,14 +161,19 @@ class StreamEncoder:
     def _begin(self) -> bytes:
         return b"" if self.n_bytes else self._writer.begin()
 
-    def _packet(self, n_frames: int, n_padding: int | None = None) -> bytes:
-        """Encode the first ``n_frames`` of what is pending, which is zero beyond the signal's end."""
+    def _group(self, n_frames: int, n_padding: int | None = None) -> bytes:
+        """Packets of the first ``n_frames`` of what is pending, which is zero beyond the signal's end."""
         codes = np.zeros((self.header.n_codebooks, 0), dtype=np.uint16)
         if n_frames:
             codes = self._codes(self._pending[: n_frames * self.header.hop])
         self._pending[:] = 0
         self._n_pending = 0
-        return self._writer.packet(codes, n_padding)
+        step = self.header.frames_per_packet
+        starts = range(0, max(1, n_frames), step)
+        return b"".join(
+            self._writer.packet(codes[:, at : at + step], n_padding if at == starts[-1] else None)
+            for at in starts
+        )
 
     @torch.inference_mode()
     def _codes(self, samples: Samples) -> NDArray[np.uint16]:
@@ -189,6 +197,8 @@ class StreamDecoder:
         self._is_checked = False
         self._damages: list[Damage] = []
         self._place = 0  # of the next frame
+        self._collection: list[NDArray[np.uint16]] = []  # codes of packets not decoded yet
+        self._n_padding = 0  # after the last of them
 
     @property
     def header(self) -> Header | None:
@@ -234,21 +244,35 @@ class StreamDecoder:
             self._is_checked = True
         parts = [np.zeros(0, dtype=np.float32)]
         for item in found:
-            if isinstance(item, Damage):
-                parts.append(self._bridge(item.n_frames, self._padding_after(item)))
-            elif item.n_frames:
-                parts.append(self._decoded(item))
-        return np.concatenate(parts)
+            if isinstance(item, Packet):
+                parts += self._collect(item)
+            else:
+                parts += [self._collected(), self._bridge(item.n_frames, self._padding_after(item))]
+        return np.concatenate([*parts, self._collected()])
 
-    def _decoded(self, packet: Packet) -> Samples:
+    def _collect(self, packet: Packet) -> list[Samples]:
+        """Take a packet's codes, to be decoded with those around it; samples where that had to happen now."""
         assert self.header is not None
+        if not packet.n_frames:
+            return []
         try:
             codes = self._coder.decode(packet.payload, self.header.n_codebooks, packet.n_frames)
         except BitstreamError as error:
             self._damages.append(Damage(packet.index, 1, packet.n_frames, str(error)))
-            return self.lose(packet)
-        self._place += packet.n_frames
-        return self._cut(self._network.decode(codes), packet.n_padding or 0)
+            return [self._collected(), self.lose(packet)]
+        self._collection.append(codes)
+        self._n_padding = packet.n_padding or 0
+        is_enough = sum(codes.shape[1] for codes in self._collection) >= GROUP_FRAMES
+        return [self._collected()] if is_enough else []
+
+    def _collected(self) -> Samples:
+        """Samples of the packets collected, all of them in one run of the network."""
+        if not self._collection:
+            return np.zeros(0, dtype=np.float32)
+        codes = np.hstack(self._collection)
+        self._collection = []
+        self._place += codes.shape[1]
+        return self._cut(self._network.decode(codes), self._n_padding)
 
     def _bridge(self, n_frames: int, n_padding: int) -> Samples:
         seed = self._place
@@ -268,6 +292,12 @@ class StreamDecoder:
         n_skipped = min(self._n_skip, len(samples))
         self._n_skip -= n_skipped
         return samples[n_skipped:]
+
+
+def _group_frames(frames_per_packet: int) -> int:
+    """Frames that the encoder's network sees at once: whole packets, a fixed number of them."""
+    is_live = frames_per_packet < FILE_FRAMES
+    return frames_per_packet if is_live else frames_per_packet * -(-GROUP_FRAMES // frames_per_packet)
 
 
 class LatentDecoder:

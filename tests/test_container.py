@@ -117,7 +117,9 @@ def test_every_flipped_bit_is_noticed(bit):
     ("data", "message"),
     [
         pytest.param(b"RIFF\x24\0\0\0WAVE", "starts with b'RIFF', expected b'TELU'", id="a wav file"),
-        pytest.param(altered(4, "B", 3), "version 3 is not supported; this build reads version 1", id="version"),
+        pytest.param(
+            altered(4, "B", 3), "version 3 is not supported; this build reads version 1", id="version"
+        ),
         pytest.param(b"", "0 bytes, but the header alone takes 48", id="empty"),
         pytest.param(GOLDEN[:47], "47 bytes, but the header alone takes 48", id="half a header"),
         pytest.param(GOLDEN[:48], "no packet can be read in the 48 bytes", id="a header alone"),
@@ -131,12 +133,18 @@ def test_every_flipped_bit_is_noticed(bit):
         pytest.param(altered(12, "<H", 0), "hop is 0; expected 1 to 65535", id="no hop"),
         pytest.param(altered(16, "<I", 0), "sample_rate_hz is 0; expected 1 to", id="no rate"),
         pytest.param(altered(28, "B", 1), "tables_hash is 01.* without entropy coding", id="tables"),
-        pytest.param(altered(36, "<Q", 10**6), "packets 1 to 1562 lost: it does not fit", id="too many samples"),
+        pytest.param(
+            altered(36, "<Q", 10**6), "packets 1 to 1562 lost: it does not fit", id="too many samples"
+        ),
         pytest.param(altered(36, "<Q", 2**63), "n_samples is 9223372036854775808", id="absurd samples"),
         pytest.param(GOLDEN[:20] + b"\xff" + GOLDEN[21:], "checksum of its header is", id="header damage"),
         pytest.param(GOLDEN[:-1] + b"\x31", "packet 1 lost: its checksum does not match", id="damage"),
-        pytest.param(GOLDEN + b"\0", "after the last packet: 1 bytes that are no seek table", id="more bytes"),
-        pytest.param(GOLDEN[:58] + b"??" + LAST, "bytes that are no packet before packet 1", id="bytes between"),
+        pytest.param(
+            GOLDEN + b"\0", "after the last packet: 1 bytes that are no seek table", id="more bytes"
+        ),
+        pytest.param(
+            GOLDEN[:58] + b"??" + LAST, "bytes that are no packet before packet 1", id="bytes between"
+        ),
     ],
 )
 def test_a_refusal_says_what_was_found_and_expected(data, message):
