@@ -223,7 +223,7 @@ def test_a_number_survives_the_bytes_in_one_spelling_only(value):
     data = write_varint(value)
     assert read_varint(data, 0) == (value, len(data))
     longer = data[:-1] + bytes([data[-1] | 0x80, 0])
-    with pytest.raises(BitstreamError, match="longer than it need be|more than 4 bytes"):
+    with pytest.raises(BitstreamError, match=r"longer than it need be|more than 4 bytes"):
         read_varint(longer, 0)
     with pytest.raises(Incomplete):
         read_varint(data[:-1], 0)

@@ -1,10 +1,10 @@
 """What the decoder hears where packets are lost: the last frame held and faded, then comfort noise.
 
 Latents are extrapolated, not samples: the decoder's transform overlaps its frames, so nothing clicks
-where the gap begins or ends. The first lost frames repeat the last latents, softer each time, while their
-signs are turned at random more and more: a held spectrum with held signs is a buzz. What remains after
-the fade has the level of the quietest frames heard so far, so a long gap sounds like the room, not like a
-switched-off line.
+where the gap begins or ends. The first lost frames repeat the last latents; the ones after are softer each
+time, and more and more of their signs are turned at random: a held spectrum with held signs is a buzz. What
+remains after the fade has the level of the quietest frames heard so far, so a long gap sounds like the room,
+not like a switched-off line. benchmarks/loss.py compares with repeating and with silence.
 
 The noise is drawn from a generator seeded by the place of the gap: the same stream with the same losses
 always sounds the same.
@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-HOLD = 0.85  # of the magnitude of the latents, per lost frame
-TURN = 0.15  # chance that a sign is turned, more by this with each lost frame, up to a half
+N_HELD = 2  # lost frames at the full magnitude
+FADE = 0.95  # of the magnitude, for each frame after those
+N_SLOW, FAST_FADE = 10, 0.85  # what is lost for longer than this fades by so much more
+TURN = 0.1  # chance that a sign is turned, more by this with each lost frame, up to a half
 ROOM_RISE = 1.01  # per frame: how fast the quietest level follows a room that gets louder
 ROOM_SHARE = 0.7  # of the quietest frames' magnitude in the comfort noise
 
@@ -58,7 +60,7 @@ def conceal(heard: Heard, n_frames: int, seed: int) -> tuple[Tensor, Heard]:
     chance = (TURN * (lost - 1)).clamp(max=0.5)
     draws = torch.rand(shape, generator=generator).to(heard.last.device)
     signs = torch.where(draws < chance, -1.0, 1.0)
-    gain = HOLD**lost
+    gain = FADE ** (lost - N_HELD).clamp(min=0) * FAST_FADE ** (lost - N_SLOW).clamp(min=0)
     noise = torch.randn(shape, generator=generator).to(heard.last.device)
     latents = gain * signs * heard.last + (1 - gain) * ROOM_SHARE * noise * heard.room
     return latents, replace(heard, n_lost=heard.n_lost + n_frames)
