@@ -1,4 +1,4 @@
-"""Lost packets: concealment against repeating the last frame and against silence, as JSON and a Markdown table.
+"""Lost packets: concealment against repeating the last frame and silence, as JSON and a Markdown table.
 
     python benchmarks/loss.py FOLDER --model DIR [--kbps 6] [--clips 20] [--out loss.json]
 

@@ -242,7 +242,10 @@ def writing(path: Path, rate_hz: int, *, n_channels: int = 1) -> Iterator[Callab
 
                 yield write
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"cannot write {path}: {error.error_string}") from error
+            reason = error.error_string.rstrip(".")
+            raise AudioError(
+                f"cannot write {path}: {reason}; choose another place or free some space"
+            ) from error
         if container == "FLAC" and not n_written:
             raise AudioError(f"cannot write {path}: FLAC holds no signal of 0 samples; write a .wav file")
 

@@ -8,7 +8,16 @@ import soundfile
 import torch
 
 from telucodec import audio
-from telucodec.audio import audio_info, find_audio, read_audio, resample, write_audio
+from telucodec.audio import (
+    Resampler,
+    audio_info,
+    converted,
+    find_audio,
+    read_audio,
+    resample,
+    resampled_length,
+    write_audio,
+)
 from telucodec.errors import AudioError, TelucodecError
 
 RATE_HZ = 16_000
@@ -82,6 +91,25 @@ def test_resampled_length_is_the_duration_rounded_up(from_hz, to_hz, n_samples):
         1,
         math.ceil(n_samples * to_hz / from_hz),
     )
+
+
+@pytest.mark.parametrize("native_hz", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 47_999])
+@pytest.mark.parametrize("n_samples", [0, 1, 319, 70_000])
+def test_resampling_in_pieces_gives_the_same_samples_for_every_way_of_cutting(native_hz, n_samples):
+    wav = noise(n_samples)[:, 0]
+    whole = np.concatenate(list(converted([wav], native_hz, RATE_HZ)))
+    assert len(whole) == resampled_length(n_samples, native_hz, RATE_HZ)
+    for size in (9_973, 40_000):
+        pieces = [wav[at : at + size] for at in range(0, n_samples, size)]
+        np.testing.assert_array_equal(np.concatenate(list(converted(pieces, native_hz, RATE_HZ))), whole)
+    at_once = resample(torch.from_numpy(wav)[None], native_hz, RATE_HZ)[0].numpy()
+    np.testing.assert_allclose(whole, at_once, rtol=0, atol=2e-5)  # its filter is float32
+
+
+def test_a_resampler_holds_no_more_than_a_block():
+    resampler = Resampler(48_000, RATE_HZ)
+    n_out = sum(len(resampler.push(np.zeros(4_800, dtype=np.float32))) for _ in range(50))
+    assert 80_000 - n_out < 2 * 0.5 * RATE_HZ
 
 
 def test_what_lies_above_the_new_band_is_removed():

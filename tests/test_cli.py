@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import soundfile
@@ -204,6 +205,63 @@ def test_losses_are_simulated_and_measured(tmp_path, invoke, model_folder, encod
     assert soundfile.info(tmp_path / "b.wav").frames == 16_000
     again = invoke(*arguments, "--gilbert", "0,1", "--overwrite")
     assert json.loads(again.stdout)["n_lost"] == 0
+
+
+@pytest.mark.parametrize("n_channels", [1, 2])
+@pytest.mark.parametrize("rate_hz", [8_000, 24_000, 44_100, 48_000])
+def test_any_rate_and_channels_come_back_with_the_duration(
+    tmp_path, invoke, model_folder, write_noise, rate_hz, n_channels
+):
+    source = write_noise(tmp_path / "a.wav", rate_hz // 10 + 1, rate_hz=rate_hz, n_channels=n_channels)
+    assert invoke("encode", source, tmp_path / "a.codes", "--model", model_folder).exit_code == 0
+    assert invoke("decode", tmp_path / "a.codes", tmp_path / "b.wav", "--model", model_folder).exit_code == 0
+    assert soundfile.info(tmp_path / "b.wav").frames == -(-(rate_hz // 10 + 1) * 16_000 // rate_hz)
+
+
+def test_pipes_carry_a_recording_there_and_back(tmp_path, model_folder, write_noise):
+    source = write_noise(tmp_path / "a.wav", 4_000)
+    through = ["-", "-", "--model", str(model_folder)]
+    encoded = CliRunner().invoke(app, ["encode", *through], input=source.read_bytes())
+    assert (encoded.exit_code, encoded.stderr) == (0, "")
+    decoded = CliRunner().invoke(app, ["decode", *through], input=encoded.stdout_bytes)
+    assert (decoded.exit_code, decoded.stderr) == (0, "")
+    (tmp_path / "b.wav").write_bytes(decoded.stdout_bytes)
+    assert soundfile.read(tmp_path / "b.wav")[0].shape == (4_000,)
+    raw = CliRunner().invoke(app, ["decode", *through, "--raw"], input=encoded.stdout_bytes)
+    assert decoded.stdout_bytes[44:] == raw.stdout_bytes
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow past 200 bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_a_full_disk_gives_one_line_and_no_file(tmp_path, invoke, model_folder, encoded, command, request):
+    source, target = (tmp_path / "a.wav", "b.codes") if command == "encode" else (encoded, "b.wav")
+    request.getfixturevalue("full_disk")
+    result = invoke(command, source, tmp_path / target, "--model", model_folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: cannot write {tmp_path / target}: ")
+    assert result.stderr.endswith("choose another place or free some space\n")
+    assert names(tmp_path) == ["a.codes", "a.wav"]
+
+
+def test_a_run_killed_in_the_middle_leaves_nothing_under_the_final_name(tmp_path, model_folder, write_noise):
+    source = write_noise(tmp_path / "a.wav", 16_000 * 300)
+    command = [sys.executable, "-m", "telucodec", "encode", source, tmp_path / "out/a.codes"]
+    process = subprocess.Popen([*map(str, command), "--model", str(model_folder)])
+    while not list((tmp_path / "out").glob(".telucodec-*")) and process.poll() is None:
+        time.sleep(0.005)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out/a.codes").exists()
 
 
 def test_a_stream_of_other_weights_is_refused(tmp_path, invoke, other_model_folder, encoded):

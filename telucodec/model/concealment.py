@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-N_HELD = 2  # lost frames at the full magnitude
-FADE = 0.95  # of the magnitude, for each frame after those
+N_HELD = 3  # lost frames at the full magnitude
+FADE = 0.9  # of the magnitude, for each frame after those
 N_SLOW, FAST_FADE = 10, 0.85  # what is lost for longer than this fades by so much more
-TURN = 0.1  # chance that a sign is turned, more by this with each lost frame, up to a half
+TURN = 0.02  # chance that a sign is turned, more by this with each lost frame, up to a half
 ROOM_RISE = 1.01  # per frame: how fast the quietest level follows a room that gets louder
 ROOM_SHARE = 0.7  # of the quietest frames' magnitude in the comfort noise
 
