@@ -27,7 +27,7 @@ from telucodec.bitstream.parser import Damage, StreamParser, Summary
 from telucodec.coders import DEFAULT_ENTROPY, build_coder, coder_for
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import Codec
-from telucodec.model.concealment import conceal, hear, heard_nothing
+from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
 
 FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
 LIVE_FRAMES = 1
@@ -308,6 +308,9 @@ class LatentDecoder:
         self._codec = codec
         self._state = codec.decoder.initial_state(like)
         self._heard = heard_nothing(like, codec.config.latent_dim)
+        self._wav = like.new_zeros(
+            context_samples(codec.config.hop, codec.config.sample_rate_hz)
+        )  # the latest samples
 
     @torch.inference_mode()
     def decode(self, codes: NDArray[np.uint16]) -> Samples:
@@ -320,13 +323,31 @@ class LatentDecoder:
     @torch.inference_mode()
     def bridge(self, n_frames: int, seed: int) -> Samples:
         """``[n_frames * hop]`` in place of frames that are lost."""
-        if not n_frames:
-            return np.zeros(0, dtype=np.float32)
-        latents, self._heard = conceal(self._heard, n_frames, seed)
-        return self._step(latents)
+        parts = [np.zeros(0, dtype=np.float32)]
+        n_left = n_frames
+        while n_left and self._heard.n_lost < N_SLOW:  # after that little is left but noise
+            latents, self._heard = conceal(self._heard, 1, seed + n_frames - n_left, self._next_signs())
+            parts.append(self._step(latents))
+            n_left -= 1
+        for start in range(0, n_left, GROUP_FRAMES):
+            n_here = min(GROUP_FRAMES, n_left - start)
+            latents, self._heard = conceal(self._heard, n_here, seed + n_frames - n_left + start)
+            parts.append(self._step(latents))
+        return np.concatenate(parts)
+
+    def _next_signs(self) -> Tensor:
+        """Signs ``[1, D, 1]`` of the next frame's latents if the sound went on as it was.
+
+        The sound ends one hop before the frame that comes next, because decoding lags by a hop.
+        """
+        config = self._codec.config
+        wav = continued(self._wav, config.hop + config.delay, config.sample_rate_hz)
+        latents: Tensor = self._codec.encoder(wav[None, None])
+        return latents[..., -1:].sign()
 
     def _step(self, latents: Tensor) -> Samples:
         wav, self._state = self._codec.decoder.step(latents, self._state)
+        self._wav = torch.cat([self._wav, wav[0, 0]])[-len(self._wav) :]
         samples: Samples = wav[0, 0].cpu().numpy()
         return samples
 
