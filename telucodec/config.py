@@ -132,6 +132,13 @@ class DataConfig:
     reverb_chance: float = 0.1  # exponentially decaying noise tail, 0.1 to 0.5 s
     n_workers: int = 0  # processes that prepare batches ahead; 0 prepares them in the training process
 
+    def __post_init__(self) -> None:
+        _require(self.crop_s > 0, "data.crop_s", self.crop_s, "a length above 0")
+        for name in ("validation_share", "speed_chance", "equalizer_chance", "noise_chance", "reverb_chance"):
+            _require(
+                0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share from 0 to 1"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -163,6 +170,10 @@ class OptimConfig:
     weight_ema_decay: float = 0.999  # 0 keeps no averaged weights
 
 
+VALIDATION_FIGURES = ("mel", "l1", "snr_db", "range_ratio")
+"""What a run measures on its validation clips, at each of ``train.validation_kbps``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Budget, rhythm and machinery of a run."""
@@ -181,7 +192,7 @@ class TrainConfig:
     save_every: int = 500
     keep_last: int = 2
     validation_kbps: tuple[float, ...] = (1.5, 3.0, 6.0, 9.0)
-    best_metric: str = "mel@6"  # lower is better for mel, l1 and stft; higher for snr_db
+    best_metric: str = "mel@6"  # lower is better for mel and l1, higher for the others
     n_validation_clips: int = 24
 
     def __post_init__(self) -> None:
@@ -191,7 +202,18 @@ class TrainConfig:
         )
         _require(self.precision in known, "train.precision", self.precision, f"one of {', '.join(known)}")
         _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
-        _require(self.n_steps >= 1, "train.n_steps", self.n_steps, "at least 1")
+        for name in ("n_steps", "log_every", "validate_every", "save_every", "keep_last"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        _require(
+            bool(self.validation_kbps), "train.validation_kbps", self.validation_kbps, "at least one rate"
+        )
+        measured = [f"{name}@{rate:g}" for name in VALIDATION_FIGURES for rate in self.validation_kbps]
+        _require(
+            self.best_metric in measured,
+            "train.best_metric",
+            self.best_metric,
+            f"one of {', '.join(measured)}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +275,8 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
 
 
 def _build(cls: type, table: Mapping[str, Any], where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"found {type(table).__name__}; expected a table of settings")
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)]
     values: dict[str, Any] = {}

@@ -62,6 +62,7 @@ CONFIG = Config(
         save_every=3,
         validation_kbps=(1.0, 2.0),
         best_metric="mel@1",
+        precision="32-true",
         n_validation_clips=2,
     ),
 )

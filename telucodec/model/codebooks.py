@@ -21,7 +21,7 @@ class CodebookStats:
     """Health of each stage, ``[Q]`` each, from the moving usage counts."""
 
     perplexity: Tensor  # exp of the entropy of use, 1 to K
-    usage: Tensor  # share of codewords in use
+    usage: Tensor  # share of codewords used at least a tenth as often as the mean one
     n_revived: Tensor  # codewords replaced in this step
 
 
@@ -98,7 +98,7 @@ class CodebookLearner(nn.Module):
         share = self.usage / self.usage.sum(dim=1, keepdim=True)
         return CodebookStats(
             perplexity=torch.exp(-(share * share.clamp_min(1e-12).log()).sum(dim=1)),
-            usage=(share > self.revive_below / share.shape[1]).float().mean(dim=1),
+            usage=(share > 0.1 / share.shape[1]).float().mean(dim=1),
             n_revived=torch.tensor(n_revived),
         )
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from telucodec.config import ModelConfig, config_from_dict, config_to_dict
 from telucodec.errors import ConfigError, ModelError
+from telucodec.files import replacing
 from telucodec.frames import pad_to_frames, trim_delay
 from telucodec.model.decoder import Decoder
 from telucodec.model.encoder import Encoder
@@ -122,12 +123,14 @@ def count_gmacs_per_s(codec: Codec) -> float:
 
 def save_codec(codec: Codec, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
     """Write ``model.safetensors`` and ``config.json``, the folder that ``--model`` takes."""
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {
         name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in codec.state_dict().items()
     }
-    save_file(weights, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config_to_dict(codec.config), indent=2) + "\n", encoding="utf-8")
+    settings = json.dumps(config_to_dict(codec.config), indent=2) + "\n"
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(weights, temporary)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(settings, encoding="utf-8")
 
 
 def load_codec(folder: Path, *, device: str | torch.device = "cpu") -> Codec:

@@ -6,7 +6,7 @@ Shapes: B batch, T samples, L frames, D latent width.
 import torch
 from torch import Tensor, nn
 
-from telucodec.model.encoder import pass_low_band
+from telucodec.model.encoder import pass_low_band, start_small
 from telucodec.nn.blocks import UnitStack
 from telucodec.nn.conv import CausalConv1d, CausalConvTranspose1d
 from telucodec.nn.lapped import expand, lapped_synthesis
@@ -47,11 +47,8 @@ class Decoder(nn.Module):
         self.fine_synthesis = lapped_synthesis(fine_hop)
         self.output_scale = nn.Parameter(torch.ones(()))
         pass_low_band(self.linear_in)
-        with torch.no_grad():
-            self.coarse_out.weight.mul_(
-                0.1
-            )  # the linear path leads at the start; not zero, so gradients flow
-            self.fine_out.weight.mul_(0.1)
+        start_small(self.coarse_out)
+        start_small(self.fine_out)
 
     def initial_state(self, like: Tensor) -> DecoderState:
         """Nothing before the first frame."""

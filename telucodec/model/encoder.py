@@ -21,6 +21,16 @@ def pass_low_band(conv: nn.Conv1d) -> None:
         conv.weight.copy_(torch.eye(conv.out_channels, conv.in_channels)[..., None])
 
 
+def start_small(conv: nn.Conv1d) -> None:
+    """Let the linear path lead at the start: weights a tenth of the usual, not zero, so that gradients flow.
+
+    The bias is zero: a random one is a steady noise that drowns quiet signals.
+    """
+    with torch.no_grad():
+        conv.weight.mul_(0.1)
+    nn.init.zeros_(conv.get_parameter("bias"))
+
+
 class Encoder(nn.Module):
     """Waveform to latents, causal: frame ``l`` sees samples before ``(l + 1) * hop``.
 
@@ -53,8 +63,7 @@ class Encoder(nn.Module):
         self.deep_out = nn.Conv1d(width, latent_dim, 1)
         self.linear_out = nn.Conv1d(hop, latent_dim, 1, bias=False)
         pass_low_band(self.linear_out)
-        with torch.no_grad():
-            self.deep_out.weight.mul_(0.1)  # the linear path leads at the start; not zero, so gradients flow
+        start_small(self.deep_out)
 
     def initial_state(self, like: Tensor) -> EncoderState:
         """Silence before the first sample."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ class Corpus:
             starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             rms_dbfs=self.rms_dbfs[indices],
             samples=np.concatenate(parts) if parts else np.zeros(0, dtype=np.int16),
+            skipped=self.skipped,
         )
 
 
@@ -104,14 +106,15 @@ def default_cache_dir() -> Path:
 def split_speakers(corpus: Corpus, share: float) -> tuple[Corpus, Corpus]:
     """Training and validation clips that share no speaker, as far as names tell.
 
-    A group is a folder and what stands before the first ``-`` or ``_`` of the file name, the usual
+    A group is a top folder and what stands before the first ``-`` or ``_`` of the file name, the usual
     place of a speaker. Groups are taken in an order given by a hash of their name, as long as they
     fit into ``share`` of the samples. If no group fits (one speaker), single clips are taken.
     """
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(corpus.names):
         path = Path(name)
-        groups.setdefault(f"{path.parent}/{path.stem.replace('-', '_').split('_')[0]}", []).append(index)
+        top = path.parts[0] if len(path.parts) > 1 else ""
+        groups.setdefault(f"{top}/{path.stem.replace('-', '_').split('_')[0]}", []).append(index)
     chosen = _fill(corpus, groups, share)
     if not chosen:
         chosen = _fill(corpus, {name: [index] for index, name in enumerate(corpus.names)}, share)
@@ -216,7 +219,7 @@ def _read_files(folder: Path, files: list[Path], rate_hz: int, config: DataConfi
 
 
 def _fingerprint(folder: Path, files: list[Path], rate_hz: int, config: DataConfig) -> str:
-    lines = [f"{_CACHE_VERSION} {rate_hz} {config.min_clip_s} {config.silence_dbfs}"]
+    lines = [f"{_CACHE_VERSION} {rate_hz} {config.min_clip_s} {config.silence_dbfs} {folder.resolve()}"]
     for path in files:
         stat = path.stat()
         lines.append(f"{path.relative_to(folder).as_posix()} {stat.st_size} {stat.st_mtime_ns}")
@@ -241,6 +244,6 @@ def _read_cache(path: Path, rate_hz: int) -> Corpus | None:
                 samples=stored["samples"],
                 skipped=tuple(notes["skipped"]),
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("cache %s is damaged (%s); reading the files again", path, error)
         return None

@@ -51,7 +51,10 @@ def clip_gradients(
     norms = {}
     for name, part in codec.named_children():
         gradients = [p.grad for p in part.parameters() if p.grad is not None]
-        norms[f"grad_norm/{name}"] = torch.nn.utils.get_total_norm(gradients)
+        norm = (
+            torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=fabric.device)
+        )
+        norms[f"grad_norm/{name}"] = norm
     total = torch.stack(list(norms.values())).norm()
     torch.nn.utils.clip_grads_with_norm_(codec.parameters(), max_norm, total)
     return {"grad_norm": total} | norms

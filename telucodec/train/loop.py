@@ -82,7 +82,7 @@ def train_step(
         trainee.average.update(codec)
     trainee.step += 1
     every = seen | terms | {"total": total, "lr": torch.tensor(rate)} | norms | batch_levels(made, wav)
-    every["output_scale"] = codec.decoder.output_scale
+    every["output_scale"] = codec.decoder.output_scale.clone()
     return StepResult(
         terms={name: value.detach() for name, value in every.items()},
         weighted={name: value.detach() for name, value in weighted.items()},

@@ -36,7 +36,7 @@ from telucodec.train.engine import Fabric, build_fabric
 from telucodec.train.loop import StepResult, Trainee, train, train_step
 from telucodec.train.losses import MelLoss, ReconstructionLoss
 from telucodec.train.optim import WeightAverage, build_optimizer
-from telucodec.train.validate import validate, validation_clips
+from telucodec.train.validate import stages_for, validate, validation_clips
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ class Run:
         self.clips = validation_clips(self.held_out, config.train.n_validation_clips)
         self.best = math.inf
         self.figures: dict[str, float] = {}
+        self.validated_step = -1  # of `figures`
         self.started = self.marked = time.monotonic()
         self.marked_step = 0
         self.epoch = EpochMeter()
@@ -157,33 +158,48 @@ class Run:
         self.marked, self.marked_step = now, step
         audio_per_s = steps_per_s * self.config.train.batch_size * self.config.data.crop_s
         values = step_scalars(result, steps_per_s, audio_per_s)
-        bad = [
-            name for name, value in values.items() if name.startswith("train/") and not math.isfinite(value)
-        ]
+        self.check_finite(step, result)
+        run_log.scalars(step, values)
+        self.watcher.progress(step, self.config.train.n_steps, values | self.figures)
+
+    def check_finite(self, step: int, result: StepResult) -> None:
+        """Raises `TrainingError` for a poisoned step, so that none is ever logged as sound, or saved."""
+        bad = [name for name, value in result.terms.items() if not math.isfinite(value.item())]
         if bad:
             raise TrainingError(
                 f"step {step}: {', '.join(bad)} not finite; the last checkpoint is kept: "
                 f"resume it with --set optim.lr={self.config.optim.lr / 2:g}"
             )
-        run_log.scalars(step, values)
-        self.watcher.progress(step, self.config.train.n_steps, values | self.figures)
 
     def validate(self, run_log: RunLog, step: int) -> None:
         codec = self.evaluated()
+        self.validated_step = step
         self.figures = validate(codec, self.clips, self.config.train.validation_kbps, self.mel)
         run_log.scalars(step, self.figures)
         rate_hz, kbps = self.config.model.sample_rate_hz, self.config.train.validation_kbps[-1]
         for number, clip in enumerate(self.clips[:3]):
-            with torch.no_grad():
-                estimate = codec(clip.to(self.fabric.device)[None, None]).wav[0, 0].cpu()
+            wav = clip.to(self.fabric.device)[None, None]
+            codes = codec.encode(wav, n_codebooks=stages_for(codec, kbps))
+            estimate = codec.decode(codes, n_samples=len(clip))[0, 0].cpu()
             run_log.sound(step, f"clip{number}/at_{kbps:g}_kbps", estimate, rate_hz)
 
-    def save(self, step: int) -> None:
-        value = self.figures.get(f"valid/{self.config.train.best_metric}", math.inf)
-        if self.config.train.best_metric.split("@")[0] not in LOWER_IS_BETTER:
-            value = -value
-        is_best = value < self.best
-        self.best = min(self.best, value)
+    def validate_and_keep_best(self, run_log: RunLog, step: int, result: StepResult) -> None:
+        """Validate; the best checkpoint so far is written at once, whatever the rhythm of saving."""
+        self.validate(run_log, step)
+        if self.score() < self.best:
+            self.save(step, result)
+
+    def score(self) -> float:
+        """The best metric of the last validation, lower is better."""
+        metric = self.config.train.best_metric
+        return self.figures[f"valid/{metric}"] * (1 if metric.split("@")[0] in LOWER_IS_BETTER else -1)
+
+    def save(self, step: int, result: StepResult) -> None:
+        self.check_finite(step, result)
+        is_best = (
+            self.validated_step == step and self.score() < self.best
+        )  # not by figures of an earlier step
+        self.best = self.score() if is_best else self.best
         if self.fabric.is_global_zero:
             keep = self.config.train.keep_last
             save_checkpoint(self.folder / "checkpoints", step, self.state(), keep_last=keep, is_best=is_best)
@@ -309,9 +325,9 @@ def _train(
             },
             actions={
                 "log": lambda step, result: run.log_step(run_log, step, result),
-                "validate": lambda step, result: run.validate(run_log, step),
+                "validate": lambda step, result: run.validate_and_keep_best(run_log, step, result),
                 "epoch": lambda step, result: run.end_epoch(steps_per_epoch, step),
-                "save": lambda step, result: run.save(step),
+                "save": run.save,
             },
             is_over=lambda: bool(stopped_by()),
         )
