@@ -25,7 +25,7 @@ from telucodec.model.codec import Codec
 from telucodec.pipeline import choose_codebooks, open_codec
 from telucodec.streaming import LatentDecoder
 
-RATES = (0.03, 0.10, 0.20)
+RATES = (0.0, 0.01, 0.03, 0.05, 0.10, 0.20)
 TO_GOOD = 0.5
 OURS = "concealment"
 SHOWN = ("pesq_wb", "stoi")

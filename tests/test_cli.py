@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import soundfile
@@ -231,21 +232,23 @@ def test_pipes_carry_a_recording_there_and_back(tmp_path, model_folder, write_no
     assert decoded.stdout_bytes[44:] == raw.stdout_bytes
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
     """No file may grow past 200 bytes."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("command", ["encode", "decode"])
-def test_a_full_disk_gives_one_line_and_no_file(tmp_path, invoke, model_folder, encoded, command, request):
+def test_a_full_disk_gives_one_line_and_no_file(tmp_path, invoke, model_folder, encoded, command):
     source, target = (tmp_path / "a.wav", "b.codes") if command == "encode" else (encoded, "b.wav")
-    request.getfixturevalue("full_disk")
-    result = invoke(command, source, tmp_path / target, "--model", model_folder)
+    with full_disk():
+        result = invoke(command, source, tmp_path / target, "--model", model_folder)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: cannot write {tmp_path / target}: ")
     assert result.stderr.endswith("choose another place or free some space\n")
