@@ -1,8 +1,9 @@
 """Audio files to float32 ``[1, T]`` at the wanted rate, and back. Door of soundfile and torchaudio.
 
 Anything that libsndfile reads comes in, at any rate and with any number of channels: channels are
-averaged, then the rate is converted by the one resampler of the project with fixed parameters, so
-that the same file gives the same samples, and so the same codes, wherever it is read.
+averaged, then the rate is converted by the one resampler of the project with fixed parameters, in blocks
+cut at the same places however the signal arrives, so that the same file gives the same samples, and so
+the same codes, wherever and however it is read. No file need lie in memory whole.
 
 What cannot be used is refused here, once, with the file's name: missing, empty, cut short, not audio,
 NaN or infinite samples. A file of 0 samples is legal and gives ``[1, 0]``.
@@ -10,8 +11,11 @@ NaN or infinite samples. A file of 0 samples is legal and gives ``[1, 0]``.
 Shapes: C audio channels, T samples.
 """
 
+import errno
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,9 +24,10 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torchaudio.functional import resample as torchaudio_resample
+from torchaudio.transforms import Resample
 
 from telucodec.errors import AudioError
 from telucodec.files import check_readable, replacing
@@ -36,12 +41,16 @@ WRITABLE_SUFFIXES = {".wav": "WAV", ".flac": "FLAC"}
 _BLOCK_SAMPLES = 1 << 20  # read at a time, so that a long file with many channels never lies in memory whole
 _RATES_HZ = (1_000, 1_000_000)  # outside this, the header is damaged rather than the recording unusual
 _MAX_RATIO_TERM = 4_096
+_RESAMPLED_BLOCK_S = 0.5  # converted at a time, a little more than less
 _RESAMPLER = {  # the "kaiser best" preset of the torchaudio documentation
     "lowpass_filter_width": 64,
     "rolloff": 0.9475937167399596,
     "resampling_method": "sinc_interp_kaiser",
     "beta": 14.769656459379492,
 }
+
+Samples = NDArray[np.float32]
+"""``[T]``, one channel, full scale at 1.0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +87,34 @@ def read_audio(path: Path, rate_hz: int) -> tuple[Tensor, AudioInfo]:
         AudioError: the file is not audio, is cut short, or holds NaN or infinite samples.
         TelucodecError: there is no such file.
     """
+    with reading(path, rate_hz) as (info, blocks):
+        parts = list(blocks)
+    wav = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    return torch.from_numpy(wav).unsqueeze(0), info
+
+
+@contextmanager
+def reading(path: Path, rate_hz: int) -> Iterator[tuple[AudioInfo, Iterator[Samples]]]:
+    """Open ``path`` to read block by block: what it holds, and its one channel at ``rate_hz`` as ``[T]``.
+
+    The samples are those of `read_audio`. Raises as it does, some only when the block at fault is reached.
+    """
     with _opened(path) as file:
         info = _info(path, file)
-        blocks = list(_mono_blocks(path, file))
-    mono = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
-    if len(mono) < info.n_samples:
+        yield info, converted(_whole(path, info, _mono_blocks(path, file)), info.rate_hz, rate_hz)
+
+
+def _whole(path: Path, info: AudioInfo, blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """``blocks``, or an `AudioError` after the last of them if there were fewer samples than announced."""
+    n_samples = 0
+    for block in blocks:
+        n_samples += len(block)
+        yield block
+    if n_samples < info.n_samples:
         raise AudioError(
-            f"{path} is cut short: {len(mono)} samples decode, its header announces {info.n_samples}; "
+            f"{path} is cut short: {n_samples} samples decode, its header announces {info.n_samples}; "
             "get a complete copy"
         )
-    wav = torch.from_numpy(mono).unsqueeze(0)  # [1, T]
-    return resample(wav, info.rate_hz, rate_hz), info
 
 
 def audio_info(path: Path) -> AudioInfo:
@@ -97,22 +123,87 @@ def audio_info(path: Path) -> AudioInfo:
         return _info(path, file)
 
 
+def resampled_length(n_samples: int, from_hz: int, to_hz: int) -> int:
+    """Samples that ``n_samples`` become: the duration, rounded up."""
+    return -(-n_samples * to_hz // from_hz)
+
+
 def resample(wav: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """Convert ``[..., T]`` to ``[..., ceil(T * to_hz / from_hz)]``; ``wav`` itself if the rates are equal.
 
     A ratio whose terms stay below 4096 after reduction, every usual pair of rates among them, is exact.
     Any other is replaced by the nearest that does: the speed is then off by less than 0.02 %.
     """
-    if from_hz == to_hz:
+    n_samples = resampled_length(wav.shape[-1], from_hz, to_hz)
+    if from_hz == to_hz or not n_samples:
         return wav
-    n_samples = -(-wav.shape[-1] * to_hz // from_hz)
-    if not n_samples:
-        return wav
-    ratio = Fraction(to_hz, from_hz)
-    if max(ratio.numerator, ratio.denominator) > _MAX_RATIO_TERM:
-        ratio = _nearest(ratio)
+    ratio = _usable(Fraction(to_hz, from_hz))
     out: Tensor = torchaudio_resample(wav, ratio.denominator, ratio.numerator, **_RESAMPLER)
     return torch.nn.functional.pad(out, (0, max(0, n_samples - out.shape[-1])))[..., :n_samples]
+
+
+class Resampler:
+    """`resample` for a signal that arrives in pieces: ``push`` them, then ``flush`` once.
+
+    The signal is converted in blocks whose borders do not depend on the pieces, each with as much of its
+    neighbors as the filter reaches: the same samples to the last bit for every way of cutting.
+    """
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        ratio = _usable(Fraction(to_hz, from_hz))
+        self._rates = from_hz, to_hz
+        self._from, self._to = ratio.denominator, ratio.numerator  # samples in and out of one period
+        self._convert = Resample(self._from, self._to, **_RESAMPLER)
+        n_reach = 0 if from_hz == to_hz else -(-(self._convert.width + self._from) // self._from)
+        self._n_reach = n_reach  # periods the filter sees on either side
+        self._n_block = max(1, round(_RESAMPLED_BLOCK_S * from_hz / self._from))  # periods in a block
+        self._held = np.zeros(n_reach * self._from, dtype=np.float32)  # silence before the first sample
+        self._pieces: list[Samples] = []
+        self._n_in = self._n_out = self._n_waiting = 0
+
+    def push(self, samples: Samples) -> Samples:
+        """Take ``[T]`` samples; returns those that are now certain."""
+        self._n_in += len(samples)
+        if self._rates[0] == self._rates[1]:
+            return samples
+        self._pieces.append(samples)
+        self._n_waiting += len(samples)
+        n_needed = (self._n_block + 2 * self._n_reach) * self._from
+        if len(self._held) + self._n_waiting < n_needed:
+            return np.zeros(0, dtype=np.float32)
+        self._held = np.concatenate([self._held, *self._pieces])
+        self._pieces, self._n_waiting = [], 0
+        out = []
+        while len(self._held) >= n_needed:
+            out.append(self._block(self._held[:n_needed]))
+            self._held = self._held[self._n_block * self._from :]
+        return np.concatenate(out)
+
+    def flush(self) -> Samples:
+        """The rest: ``ceil(T * to_hz / from_hz)`` samples have come out in all."""
+        if self._rates[0] == self._rates[1]:
+            return np.zeros(0, dtype=np.float32)
+        n_left = resampled_length(self._n_in, *self._rates) - self._n_out
+        n_silent = (self._n_block + 2 * self._n_reach) * self._from
+        out = [np.zeros(0, dtype=np.float32)]
+        while sum(map(len, out)) < n_left:
+            out.append(self.push(np.zeros(n_silent, dtype=np.float32)))
+        return np.concatenate(out)[:n_left]
+
+    def _block(self, wav: Samples) -> Samples:
+        """Convert a block with its neighbors, ``[T]``; only the block's own samples are returned."""
+        out = self._convert(torch.from_numpy(wav)).numpy()
+        block: Samples = out[self._n_reach * self._to : (self._n_reach + self._n_block) * self._to]
+        self._n_out += len(block)
+        return block
+
+
+def converted(blocks: Iterable[Samples], from_hz: int, to_hz: int) -> Iterator[Samples]:
+    """``blocks`` at another rate; as many samples in all as `resampled_length` says."""
+    resampler = Resampler(from_hz, to_hz)
+    for block in blocks:
+        yield resampler.push(block)
+    yield resampler.flush()
 
 
 def write_audio(path: Path, wav: Tensor, rate_hz: int) -> None:
@@ -125,20 +216,57 @@ def write_audio(path: Path, wav: Tensor, rate_hz: int) -> None:
             for a .flac file, a format that cannot say so.
         TelucodecError: the place cannot be written.
     """
+    samples = wav.detach().cpu().numpy().astype(np.float64)  # [T] or [C, T]
+    n_channels = 1 if samples.ndim == 1 else len(samples)
+    with writing(path, rate_hz, n_channels=n_channels) as write:
+        write(samples.T)
+
+
+@contextmanager
+def writing(path: Path, rate_hz: int, *, n_channels: int = 1) -> Iterator[Callable[[ArrayLike], None]]:
+    """A function that writes blocks ``[T]`` or ``[T, C]``; raises, and leaves nothing, as `write_audio`."""
     container = writable_format(path)
-    if not torch.isfinite(wav).all():
-        raise AudioError(
-            f"cannot write {path}: the signal holds NaN or infinite samples; the weights are damaged"
-        )
-    if container == "FLAC" and not wav.shape[-1]:
-        raise AudioError(f"cannot write {path}: FLAC holds no signal of 0 samples; write a .wav file")
-    scaled = (wav.detach().to("cpu", torch.float64) * 32_768).round().clamp(-32_768, 32_767)
-    pcm = scaled.to(torch.int16).numpy().T  # [T] or [T, C]
+    n_written = 0
     with replacing(path) as temporary:
         try:
-            soundfile.write(temporary, pcm, rate_hz, format=container, subtype="PCM_16")
+            with soundfile.SoundFile(
+                temporary, "w", rate_hz, n_channels, subtype="PCM_16", format=container
+            ) as file:
+
+                def write(samples: ArrayLike) -> None:
+                    nonlocal n_written
+                    block = np.asarray(samples)
+                    n_written += len(block)
+                    if len(block):
+                        _write_pcm(file, to_pcm(block, f"cannot write {path}"))
+
+                yield write
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"cannot write {path}: {error.error_string}") from error
+            reason = error.error_string.rstrip(".")
+            raise AudioError(
+                f"cannot write {path}: {reason}; choose another place or free some space"
+            ) from error
+        if container == "FLAC" and not n_written:
+            raise AudioError(f"cannot write {path}: FLAC holds no signal of 0 samples; write a .wav file")
+
+
+def _write_pcm(file: Any, pcm: NDArray[np.int16]) -> None:
+    try:
+        file.write(pcm)
+    except AssertionError as error:  # how soundfile says that fewer samples were written than it was given
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
+def to_pcm(samples: NDArray[Any], what: str) -> NDArray[np.int16]:
+    """16-bit integers; full scale is 1.0, what lies outside is clipped.
+
+    Raises:
+        AudioError: a sample is NaN or infinite; begins with ``what``.
+    """
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{what}: the signal holds NaN or infinite samples; the weights are damaged")
+    scaled = np.rint(samples.astype(np.float64) * 32_768)
+    return scaled.clip(-32_768, 32_767).astype(np.int16)
 
 
 def writable_format(path: Path) -> str:
@@ -188,7 +316,7 @@ def _info(path: Path, file: Any) -> AudioInfo:
     return AudioInfo(path=path, rate_hz=file.samplerate, n_channels=file.channels, n_samples=file.frames)
 
 
-def _mono_blocks(path: Path, file: Any) -> Iterator[NDArray[np.float32]]:
+def _mono_blocks(path: Path, file: Any) -> Iterator[Samples]:
     n_done = 0
     while True:
         try:
@@ -224,6 +352,11 @@ def _check_wav_is_whole(path: Path, n_bytes: int) -> None:
                     )
                 return
             file.seek(size + size % 2, 1)
+
+
+def _usable(ratio: Fraction) -> Fraction:
+    """``ratio`` itself where its terms are small enough for a filter bank, else the nearest such."""
+    return ratio if max(ratio.numerator, ratio.denominator) <= _MAX_RATIO_TERM else _nearest(ratio)
 
 
 def _nearest(ratio: Fraction) -> Fraction:

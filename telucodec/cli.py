@@ -1,4 +1,4 @@
-"""The command line. The only module that imports typer or rich, and the only one that prints.
+"""The command line. The only module that imports typer; it and its screen are the only ones that print.
 
 Each command parses, calls one room, and shows the result. Results go to stdout, so they can be
 piped; progress, remarks and errors go to stderr. Status 0: done; 1: an error the user can fix;
@@ -7,28 +7,32 @@ at once.
 """
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 import telucodec
 from telucodec.errors import TelucodecError
+from telucodec.screen import (
+    TrainingScreen,
+    cell,
+    complain,
+    progress,
+    remark,
+    show_facts,
+    show_table,
+    warn_of_damage,
+)
 
 if TYPE_CHECKING:
     from telucodec.pipeline import Failure, FileReport
     from telucodec.train.run import Outcome
 
 T = TypeVar("T")
-out, err = Console(), Console(stderr=True)
 
 
 class FriendlyGroup(TyperGroup):
@@ -79,6 +83,13 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that already exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file instead of a table.")]
 
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a damaged stream instead of bridging it.")]
+Entropy = Annotated[
+    Literal["none", "static", "adaptive"], typer.Option("--entropy", help="How codes become bits.")
+]
+PacketFrames = Annotated[int, typer.Option(min=1, help="Frames to a packet; 1 for the lowest delay.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Bare 16-bit little-endian PCM instead of WAV in a pipe.")]
+
 # The options of `train`.
 TrainConfig = Annotated[
     Path | None, typer.Option("--config", help="TOML file of settings; what it leaves out has a default.")
@@ -109,7 +120,6 @@ TrainEpochs = Annotated[
 ]
 
 DEFAULT_EVAL_KBPS = 6.0
-WIDEST = 10_000  # characters; long lines are for the terminal to wrap
 REPORT_COLUMNS = {  # title -> key of `FileReport.describe`
     "file": "target",
     "seconds": "seconds",
@@ -140,10 +150,22 @@ def root(
 
 @app.command()
 def encode(
-    source: Annotated[Path, typer.Argument(help="Audio file, or a folder searched recursively.")],
-    target: Annotated[Path, typer.Argument(help="The .codes file, or the folder for the same tree of them.")],
+    source: Annotated[
+        Path, typer.Argument(help="Audio file, a folder searched recursively, or - for stdin.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="The .codes file, the folder for the same tree of them, or - for stdout.")
+    ],
     kbps: Annotated[float | None, typer.Option(help="As many codebooks as fit in this payload rate.")] = None,
     codebooks: Annotated[int | None, typer.Option(help="Keep the first N codebooks; default: all.")] = None,
+    entropy: Entropy = "none",
+    packet_frames: PacketFrames = 25,
+    seek_table: Annotated[
+        bool, typer.Option("--seek-table", help="End with a table of packet sizes.")
+    ] = False,
+    raw: Raw = False,
+    rate: Annotated[int | None, typer.Option(min=1, help="With --raw: samples per second.")] = None,
+    channels: Annotated[int, typer.Option(min=1, help="With --raw: channels, interleaved.")] = 1,
     model: Model = "speech-16k",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -152,33 +174,128 @@ def encode(
     """Compress audio to .codes files. Any format, rate and channel count of libsndfile comes in."""
     if kbps is not None and codebooks is not None:
         raise typer.BadParameter("give --kbps or --codebooks, not both")
+    is_pipe = check_pipe(source, target)
+    if (raw or rate is not None) and not (is_pipe and raw and rate is not None):
+        raise typer.BadParameter("--raw goes with --rate HZ and with - as source and target")
 
-    from telucodec.pipeline import choose_codebooks, encode_jobs, encode_tree, open_codec
+    from telucodec.pipeline import (
+        EncodeOptions,
+        choose_codebooks,
+        encode_jobs,
+        encode_pipe,
+        encode_tree,
+        open_codec,
+    )
+    from telucodec.pipes import PcmFormat
 
-    jobs = encode_jobs(source, target, overwrite=overwrite)
+    jobs = [] if is_pipe else encode_jobs(source, target, overwrite=overwrite)
     codec = open_codec(model, device=device)
     n_codebooks = choose_codebooks(codec.config, kbps=kbps, n_codebooks=codebooks)
-    reports = encode_tree(codec, jobs, n_codebooks=n_codebooks, overwrite=overwrite)
+    options = EncodeOptions(
+        n_codebooks=n_codebooks, frames_per_packet=packet_frames, entropy=entropy, has_seek_table=seek_table
+    )
+    if is_pipe:
+        form = PcmFormat(rate_hz=rate, n_channels=channels) if rate is not None else None
+        encode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, raw=form, options=options)
+        return
+    reports = encode_tree(codec, jobs, options=options, overwrite=overwrite)
     show_reports(reports, len(jobs), "encoding", as_json)
 
 
 @app.command()
 def decode(
-    source: Annotated[Path, typer.Argument(help="A .codes file, or a folder searched recursively.")],
-    target: Annotated[
-        Path, typer.Argument(help="The .wav or .flac file, or the folder for the same tree of .wav.")
+    source: Annotated[
+        Path, typer.Argument(help="A .codes file, a folder searched recursively, or - for stdin.")
     ],
+    target: Annotated[
+        Path, typer.Argument(help="The .wav or .flac file, the folder for the tree of .wav, or - for stdout.")
+    ],
+    strict: Strict = False,
+    raw: Raw = False,
     model: Model = "speech-16k",
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn .codes files back into 16-bit audio, exactly as many samples as were encoded."""
-    from telucodec.pipeline import decode_jobs, decode_tree, open_codec
+    is_pipe = check_pipe(source, target)
+    if raw and not is_pipe:
+        raise typer.BadParameter("--raw goes with - as source and target")
 
-    jobs = decode_jobs(source, target, overwrite=overwrite)
+    from telucodec.pipeline import decode_jobs, decode_pipe, decode_tree, open_codec
+
+    jobs = [] if is_pipe else decode_jobs(source, target, overwrite=overwrite)
     codec = open_codec(model, device=device)
-    show_reports(decode_tree(codec, jobs, overwrite=overwrite), len(jobs), "decoding", as_json)
+    if is_pipe:
+        summary = decode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, is_raw=raw, is_strict=strict)
+        warn_of_damage("standard input", summary)
+        return
+    reports = decode_tree(codec, jobs, overwrite=overwrite, is_strict=strict)
+    show_reports(reports, len(jobs), "decoding", as_json)
+
+
+@app.command()
+def truncate(
+    source: Annotated[Path, typer.Argument(metavar="IN.codes", help="The stream to shorten.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.codes", help="The stream with fewer codebooks.")],
+    kbps: Annotated[float | None, typer.Option(help="As many codebooks as fit in this payload rate.")] = None,
+    codebooks: Annotated[int | None, typer.Option(help="Keep the first N codebooks.")] = None,
+    model: Model = "speech-16k",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lower the rate of a .codes file without decoding it. The model is needed for entropy tables only."""
+    if (kbps is None) == (codebooks is None):
+        raise typer.BadParameter("give --kbps or --codebooks")
+
+    from telucodec.truncate import header_of, truncate_file
+
+    folder = None
+    if header_of(source).entropy_mode:
+        from telucodec.pipeline import find_model
+
+        folder = find_model(model)
+    done = truncate_file(
+        source, target, kbps=kbps, n_codebooks=codebooks, model_folder=folder, overwrite=overwrite
+    )
+    names = {"source": str(source), "target": str(target)}
+    show_facts(names | done.after.describe(), as_json)
+
+
+@app.command(name="simulate-loss")
+def simulate_loss(
+    source: Annotated[Path, typer.Argument(metavar="IN.codes", help="The stream to lose packets of.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.wav", help="What is heard of it.")],
+    gilbert: Annotated[
+        str, typer.Option(metavar="P,R", help="Chances per packet: good to bad line, and bad to good.")
+    ] = "0.05,0.5",
+    seed: Annotated[int, typer.Option(min=0, help="Of the line.")] = 0,
+    model: Model = "speech-16k",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decode as a line that loses packets would let it be heard, and measure against the intact stream."""
+    try:
+        to_bad, to_good = map(float, gilbert.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"--gilbert is {gilbert!r}; expected two numbers, such as 0.05,0.5"
+        ) from None
+
+    from telucodec.evaluate import loss
+    from telucodec.pipeline import open_codec
+
+    report = loss.simulate_loss(
+        open_codec(model, device=device),
+        source,
+        target,
+        lambda n_packets: loss.gilbert(n_packets, to_bad, to_good, seed),
+        overwrite=overwrite,
+    )
+    facts = {"n_packets": report.n_packets, "n_lost": report.n_lost, "loss_rate": report.loss_rate}
+    names = {"source": str(source), "target": str(target)}
+    show_facts(names | facts | report.metrics, as_json)
 
 
 @app.command(name="eval", cls=SweepCommand)
@@ -312,22 +429,32 @@ def info(
     file: Annotated[Path, typer.Argument(metavar="FILE.codes", help="The stream to describe.")],
     as_json: AsJson = False,
 ) -> None:
-    """Describe a .codes file: format, model, length and rates. Needs no model."""
-    from telucodec.bitstream.container import read_header
+    """Describe a .codes file, every checksum verified; status 1 if it is damaged. Needs no model."""
+    from telucodec.bitstream.parser import StreamParser
     from telucodec.errors import BitstreamError
-    from telucodec.files import read_bytes
+    from telucodec.files import read_blocks
 
-    data = read_bytes(file)
+    parser = StreamParser()
     try:
-        facts = {"file": str(file)} | read_header(data).describe()
+        for piece in read_blocks(file):
+            parser.push(piece)
+        parser.finish()
     except BitstreamError as error:
         raise BitstreamError(f"{file}: {error}") from error
-    if as_json:
-        typer.echo(json.dumps(facts))
-        return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        typer.echo(f"{name:<{width}}  {cell(value)}")
+    summary = parser.summary()
+    show_facts({"file": str(file)} | summary.describe(), as_json)
+    if summary.damages:
+        n_more = len(summary.damages) - 1
+        more = f", and {n_more} more places" if n_more else ""
+        raise BitstreamError(f"{file}: damaged stream: {summary.damages[0]}{more}")
+
+
+def check_pipe(source: Path, target: Path) -> bool:
+    """Whether ``- -`` was asked for; one of them alone is wrong usage."""
+    is_in, is_out = str(source) == "-", str(target) == "-"
+    if is_in != is_out:
+        raise typer.BadParameter("- stands for a pipe on both sides; give it twice")
+    return is_in
 
 
 def import_trainer() -> "Callable[..., Outcome]":
@@ -337,54 +464,6 @@ def import_trainer() -> "Callable[..., Outcome]":
     except ModuleNotFoundError as error:
         raise TelucodecError(f"training needs {error.name}; pip install 'telucodec[train]'") from error
     return train_run
-
-
-class TrainingScreen:
-    """What a person sees of a run, on stderr: lines that stay, and one progress line at the bottom."""
-
-    def __init__(self) -> None:
-        columns = (
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-        )
-        self._bar = Progress(*columns, console=err, disable=not err.is_terminal)
-        self._task: TaskID | None = None
-        self._warnings = RichHandler(console=err, show_time=False, show_level=False, show_path=False)
-
-    def __enter__(self) -> Self:
-        logging.getLogger("telucodec").addHandler(self._warnings)
-        self._bar.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._bar.stop()
-        logging.getLogger("telucodec").removeHandler(self._warnings)
-
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        remark(text)
-
-    def progress(self, step: int, n_steps: int, values: dict[str, float]) -> None:
-        """Move the bar; ``values`` are the figures of the last batch and the last validation."""
-        shown = {"loss": "train/total", "SNR": "train/snr_db", "range ratio": "train/range_ratio"}
-        text = "  ".join(f"{title} {values[key]:.3g}" for title, key in shown.items() if key in values)
-        if self._task is None:  # made here, so that a resumed run's ETA counts its own steps only
-            self._task = self._bar.add_task(text, total=n_steps, completed=step)
-        self._bar.update(self._task, total=n_steps, completed=step, description=text)
-
-
-def complain(error: TelucodecError) -> None:
-    """One line on stderr, in red: something was not done."""
-    err.print(f"[bold red]error:[/] {escape(' '.join(str(error).split()))}", soft_wrap=True, highlight=False)
-
-
-def remark(text: str) -> None:
-    """One line on stderr: something worth knowing about what was done."""
-    err.print(escape(text), soft_wrap=True, highlight=False)
 
 
 def conclude(n_failed: int, n_files: int) -> None:
@@ -427,30 +506,7 @@ def shown(reports: "Iterable[FileReport | Failure]", as_json: bool) -> "Iterator
         if isinstance(report, FileReport):
             if report.changes:
                 remark(f"{report.source}: {report.changes}")
+            warn_of_damage(str(report.source), report.summary)
             if as_json:
                 typer.echo(json.dumps(report.describe()))
         yield report
-
-
-def progress(items: Iterable[T], n_items: int, verb: str) -> Iterator[T]:
-    """A bar on stderr while ``items`` are made; nothing where no person is watching."""
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        yield from bar.track(items, total=n_items, description=verb)
-
-
-def show_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, n_left: int = 1) -> None:
-    """A table on stdout at its own width, no figure folded: ``n_left`` columns of text, the others right."""
-    table = Table(box=None, pad_edge=False)
-    for index, title in enumerate(header):
-        table.add_column(escape(title), justify="left" if index < n_left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console = Console(width=WIDEST)
-    console.print(table, highlight=False, crop=False)
-
-
-def cell(value: Any) -> str:
-    """A figure as a person reads it; "-" for one that is not defined."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -27,6 +27,17 @@ def read_bytes(path: Path) -> bytes:
         raise TelucodecError(f"cannot read {path}: {error.strerror}; check its permissions") from error
 
 
+def read_blocks(path: Path, n_bytes: int = 1 << 16) -> Iterator[bytes]:
+    """The content of ``path`` in pieces of at most ``n_bytes``; raises as `read_bytes`."""
+    check_readable(path)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(n_bytes):
+                yield block
+    except OSError as error:
+        raise TelucodecError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+
+
 def check_readable(path: Path) -> None:
     """Refuse what is not a file, saying what is there instead."""
     if path.is_dir():

@@ -8,23 +8,44 @@ other files of the tree are still done.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
-from telucodec.audio import AUDIO_SUFFIXES, find_audio, read_audio, writable_format, write_audio
-from telucodec.bitstream.container import Header, Stream, read_header
+from telucodec.audio import (
+    AUDIO_SUFFIXES,
+    Samples,
+    converted,
+    find_audio,
+    reading,
+    to_pcm,
+    writable_format,
+    writing,
+)
+from telucodec.bitstream.container import Header, Summary
+from telucodec.coders import DEFAULT_ENTROPY
 from telucodec.config import ModelConfig
 from telucodec.errors import BitstreamError, ConfigError, ModelError, TelucodecError
-from telucodec.files import check_readable, check_writable, read_bytes, replacing
+from telucodec.files import check_readable, check_writable, read_blocks, replacing
 from telucodec.model.codec import Codec, load_codec
+from telucodec.pipes import BLOCK_BYTES, PcmFormat, read_pcm, read_some, read_wav_start, wav_start
+from telucodec.streaming import FILE_FRAMES, StreamDecoder, StreamEncoder
 
 CODES_SUFFIX = ".codes"
 DEFAULT_MODEL = "speech-16k"
 PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """How to write streams; the defaults are those of the command line."""
+
+    n_codebooks: int | None = None  # all if None
+    frames_per_packet: int = FILE_FRAMES
+    entropy: str = DEFAULT_ENTROPY
+    has_seek_table: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,30 +54,40 @@ class FileReport:
 
     source: Path
     target: Path
-    header: Header
+    summary: Summary
     work_s: float  # reading, network, packing and writing
     changes: str = ""  # what was done to the audio to make it fit the codec
 
     @property
+    def header(self) -> Header:
+        """What the stream says about itself."""
+        return self.summary.header
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the decoded signal."""
+        return self.summary.seconds
+
+    @property
     def file_kbps(self) -> float | None:
-        """Rate of the ``.codes`` file, header counted; None for an empty signal."""
-        return self.header.file_kbps
+        """Rate of the ``.codes`` file, every byte counted; None for an empty signal."""
+        return self.summary.file_kbps
 
     @property
     def payload_kbps(self) -> float | None:
         """Rate of the codes alone; None for an empty signal."""
-        return self.header.payload_kbps
+        return self.summary.payload_kbps
 
     @property
     def real_time_factor(self) -> float | None:
         """Seconds of work per second of audio; None for an empty signal."""
-        return self.work_s / self.header.seconds if self.header.n_samples else None
+        return self.work_s / self.seconds if self.summary.n_samples else None
 
     def describe(self) -> dict[str, Any]:
         """Everything, in plain JSON types."""
         timing = {"work_s": self.work_s, "real_time_factor": self.real_time_factor}
         names = {"source": str(self.source), "target": str(self.target)}
-        return names | self.header.describe() | timing | {"changes": self.changes}
+        return names | self.summary.describe() | timing | {"changes": self.changes}
 
 
 @dataclass(frozen=True)
@@ -133,64 +164,135 @@ def choose_codebooks(
 
 
 def encode_file(
-    codec: Codec, source: Path, target: Path, *, n_codebooks: int | None = None, overwrite: bool = False
+    codec: Codec,
+    source: Path,
+    target: Path,
+    *,
+    n_codebooks: int | None = None,
+    options: EncodeOptions | None = None,
+    overwrite: bool = False,
 ) -> FileReport:
     """Encode an audio file with the first ``n_codebooks`` stages (all if None) into a ``.codes`` file.
+
+    Block by block: a long file takes no more memory than a short one.
 
     Raises:
         TelucodecError: ``source`` is not usable audio, or ``target`` exists or cannot be written.
     """
     start_s = time.perf_counter()
+    options = options or EncodeOptions()
+    n_codebooks = options.n_codebooks if n_codebooks is None else n_codebooks
     check_writable(target, overwrite=overwrite)
-    n_codebooks = choose_codebooks(codec.config, n_codebooks=n_codebooks)
+    choose_codebooks(codec.config, n_codebooks=n_codebooks)
     rate_hz = codec.config.sample_rate_hz
-    wav, info = read_audio(source, rate_hz)
-    codes = codec.encode(wav.unsqueeze(0).to(_device(codec)), n_codebooks=n_codebooks)  # [1, Q, L]
-    stream = Stream(
-        sample_rate_hz=rate_hz,
-        hop=codec.config.hop,
-        delay=codec.config.delay,
-        n_codebooks=n_codebooks,
-        codeword_bits=codec.config.codeword_bits,
-        n_samples=wav.shape[-1],
-        model_id=codec.model_id,
-        codes=codes[0].cpu().numpy().astype(np.uint16),
-    )
-    data = stream.to_bytes()
-    with replacing(target) as temporary:
-        temporary.write_bytes(data)
+    encoder = _encoder(codec, replace(options, n_codebooks=n_codebooks))
+    with (
+        reading(source, rate_hz) as (info, blocks),
+        replacing(target) as temporary,
+        temporary.open("wb") as file,
+    ):
+        for block in blocks:
+            file.write(encoder.push(block))
+        file.write(encoder.flush())
+        file.seek(0)
+        file.write(encoder.finished_header.to_bytes())  # the length is known now
     return FileReport(
         source=source,
         target=target,
-        header=read_header(data),
+        summary=encoder.summary(),
         work_s=time.perf_counter() - start_s,
         changes=info.changes(rate_hz),
     )
 
 
-def decode_file(codec: Codec, source: Path, target: Path, *, overwrite: bool = False) -> FileReport:
+def decode_file(
+    codec: Codec, source: Path, target: Path, *, overwrite: bool = False, is_strict: bool = False
+) -> FileReport:
     """Decode a ``.codes`` file into 16-bit audio: exactly the samples the encoder saw, at the codec's rate.
 
+    Damaged and missing packets are bridged and told in the report's summary. Block by block: a long file
+    takes no more memory than a short one.
+
     Raises:
-        BitstreamError: ``source`` is not a whole stream.
+        BitstreamError: ``source`` has no intact header or not one packet, or is damaged and ``is_strict``.
         ModelError: the stream was made with other weights than those of ``codec``.
         TelucodecError: ``target`` exists or cannot be written.
     """
     start_s = time.perf_counter()
-    writable_format(target)
     check_writable(target, overwrite=overwrite)
-    data = read_bytes(source)
+    decoder = StreamDecoder(codec)
     try:
-        stream = Stream.from_bytes(data)
-    except BitstreamError as error:
-        raise BitstreamError(f"{source}: {error}") from error
-    _check_belongs(source, stream, codec)
-    codes = torch.from_numpy(stream.codes.astype(np.int64)).unsqueeze(0)  # [1, Q, L]
-    wav = codec.decode(codes.to(_device(codec)), n_samples=stream.n_samples)  # [1, 1, T]
-    write_audio(target, wav[0], stream.sample_rate_hz)
+        with writing(target, codec.config.sample_rate_hz) as write:
+            for piece in read_blocks(source):
+                write(decoder.push(piece))
+            write(decoder.flush())
+            if is_strict and decoder.damages:
+                raise BitstreamError(f"damaged stream: {decoder.damages[0]}; leave out --strict to bridge it")
+    except (BitstreamError, ModelError) as error:
+        raise type(error)(f"{source}: {error}") from error
     return FileReport(
-        source=source, target=target, header=read_header(data), work_s=time.perf_counter() - start_s
+        source=source, target=target, summary=decoder.summary(), work_s=time.perf_counter() - start_s
     )
+
+
+def encode_pipe(
+    codec: Codec, source: BinaryIO, target: BinaryIO, *, raw: PcmFormat | None, options: EncodeOptions
+) -> Summary:
+    """Encode a WAV file (or PCM in the format ``raw``) as it arrives; a packet goes out when it is complete.
+
+    Raises:
+        AudioError: what arrives is not usable audio.
+    """
+    form, n_bytes = (raw, None) if raw is not None else read_wav_start(source)
+    encoder = _encoder(codec, options)
+    blocks = read_pcm(source, form, n_bytes)
+    for block in converted(blocks, form.rate_hz, codec.config.sample_rate_hz):
+        _send(target, encoder.push(block))
+    _send(target, encoder.flush())
+    return encoder.summary()
+
+
+def decode_pipe(
+    codec: Codec, source: BinaryIO, target: BinaryIO, *, is_raw: bool, is_strict: bool = False
+) -> Summary:
+    """Decode a stream as it arrives to a WAV file (or bare 16-bit PCM); samples go out as they are made.
+
+    Raises:
+        BitstreamError: there is no intact header or not one packet, or there is damage and ``is_strict``.
+        ModelError: the stream was made with other weights.
+    """
+    decoder = StreamDecoder(codec)
+    is_begun = is_raw
+
+    def send(samples: Samples) -> None:
+        nonlocal is_begun
+        if decoder.header is not None and not is_begun:
+            _send(target, wav_start(decoder.header.sample_rate_hz, decoder.header.n_samples))
+            is_begun = True
+        _send(target, to_pcm(samples, "cannot write standard output").astype("<i2").tobytes())
+        if is_strict and decoder.damages:
+            raise BitstreamError(f"damaged stream: {decoder.damages[0]}; leave out --strict to bridge it")
+
+    while data := read_some(source, BLOCK_BYTES):
+        send(decoder.push(data))
+    send(decoder.flush())
+    return decoder.summary()
+
+
+def _encoder(codec: Codec, options: EncodeOptions) -> StreamEncoder:
+    return StreamEncoder(
+        codec,
+        n_codebooks=options.n_codebooks,
+        frames_per_packet=options.frames_per_packet,
+        entropy=options.entropy,
+        has_seek_table=options.has_seek_table,
+    )
+
+
+def _send(target: BinaryIO, data: bytes) -> None:
+    if data:
+        target.write(data)
+        target.flush()
 
 
 def encode_jobs(source: Path, target: Path, *, overwrite: bool = False) -> list[Job]:
@@ -239,20 +341,32 @@ def decode_jobs(source: Path, target: Path, *, overwrite: bool = False) -> list[
 
 
 def encode_tree(
-    codec: Codec, jobs: Iterable[Job], *, n_codebooks: int | None = None, overwrite: bool = False
+    codec: Codec,
+    jobs: Iterable[Job],
+    *,
+    n_codebooks: int | None = None,
+    options: EncodeOptions | None = None,
+    overwrite: bool = False,
 ) -> Iterator[FileReport | Failure]:
     """Encode job by job; a source that cannot be used gives a `Failure` and the rest goes on."""
-    return _each(
-        jobs,
-        lambda job: encode_file(codec, job.source, job.target, n_codebooks=n_codebooks, overwrite=overwrite),
-    )
+
+    def work(job: Job) -> FileReport:
+        return encode_file(
+            codec, job.source, job.target, n_codebooks=n_codebooks, options=options, overwrite=overwrite
+        )
+
+    return _each(jobs, work)
 
 
 def decode_tree(
-    codec: Codec, jobs: Iterable[Job], *, overwrite: bool = False
+    codec: Codec, jobs: Iterable[Job], *, overwrite: bool = False, is_strict: bool = False
 ) -> Iterator[FileReport | Failure]:
     """Decode job by job; a stream that cannot be used gives a `Failure` and the rest goes on."""
-    return _each(jobs, lambda job: decode_file(codec, job.source, job.target, overwrite=overwrite))
+
+    def work(job: Job) -> FileReport:
+        return decode_file(codec, job.source, job.target, overwrite=overwrite, is_strict=is_strict)
+
+    return _each(jobs, work)
 
 
 def _each(jobs: Iterable[Job], work: Callable[[Job], FileReport]) -> Iterator[FileReport | Failure]:
@@ -285,30 +399,3 @@ def _checked(jobs: list[Job], overwrite: bool) -> list[Job]:
         taken[job.target] = job.source
         check_writable(job.target, overwrite=overwrite)
     return jobs
-
-
-def _check_belongs(source: Path, header: Header, codec: Codec) -> None:
-    """Refuse a stream whose codes mean something else in this codec."""
-    if header.model_id != codec.model_id:
-        raise ModelError(
-            f"{source} was made with model {header.model_id.hex()}, the weights at hand are "
-            f"{codec.model_id.hex()}; pass --model with the weights that made it"
-        )
-    config = codec.config
-    expected = {
-        "sample_rate_hz": config.sample_rate_hz,
-        "hop": config.hop,
-        "delay": config.delay,
-        "codeword_bits": config.codeword_bits,
-    }
-    for name, value in expected.items():
-        if getattr(header, name) != value:
-            raise ModelError(f"{source} has {name} {getattr(header, name)}; this model expects {value}")
-    if header.n_codebooks > config.quantizer.n_codebooks:
-        raise ModelError(
-            f"{source} has {header.n_codebooks} codebooks; this model has {config.quantizer.n_codebooks}"
-        )
-
-
-def _device(codec: Codec) -> torch.device:
-    return next(codec.parameters()).device

@@ -8,7 +8,16 @@ import soundfile
 import torch
 
 from telucodec import audio
-from telucodec.audio import audio_info, find_audio, read_audio, resample, write_audio
+from telucodec.audio import (
+    Resampler,
+    audio_info,
+    converted,
+    find_audio,
+    read_audio,
+    resample,
+    resampled_length,
+    write_audio,
+)
 from telucodec.errors import AudioError, TelucodecError
 
 RATE_HZ = 16_000
@@ -84,6 +93,25 @@ def test_resampled_length_is_the_duration_rounded_up(from_hz, to_hz, n_samples):
     )
 
 
+@pytest.mark.parametrize("native_hz", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 47_999])
+@pytest.mark.parametrize("n_samples", [0, 1, 319, 70_000])
+def test_resampling_in_pieces_gives_the_same_samples_for_every_way_of_cutting(native_hz, n_samples):
+    wav = noise(n_samples)[:, 0]
+    whole = np.concatenate(list(converted([wav], native_hz, RATE_HZ)))
+    assert len(whole) == resampled_length(n_samples, native_hz, RATE_HZ)
+    for size in (9_973, 40_000):
+        pieces = [wav[at : at + size] for at in range(0, n_samples, size)]
+        np.testing.assert_array_equal(np.concatenate(list(converted(pieces, native_hz, RATE_HZ))), whole)
+    at_once = resample(torch.from_numpy(wav)[None], native_hz, RATE_HZ)[0].numpy()
+    np.testing.assert_allclose(whole, at_once, rtol=0, atol=2e-5)  # its filter is float32
+
+
+def test_a_resampler_holds_no_more_than_a_block():
+    resampler = Resampler(48_000, RATE_HZ)
+    n_out = sum(len(resampler.push(np.zeros(4_800, dtype=np.float32))) for _ in range(50))
+    assert 80_000 - n_out < 2 * 0.5 * RATE_HZ
+
+
 def test_what_lies_above_the_new_band_is_removed():
     hiss = torch.sin(2 * math.pi * 11_000 * torch.arange(48_000).double() / 48_000).unsqueeze(0)
     assert resample(hiss, 48_000, RATE_HZ)[0, 500:-500].abs().max() < 1e-3
@@ -156,11 +184,10 @@ def test_a_refused_write_leaves_the_old_file_and_nothing_else(tmp_path, name, wa
 
 
 def test_a_write_that_fails_half_way_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fill_the_disk(path, *arguments, **options):
-        path.write_bytes(b"half a fi")
-        raise OSError(28, "No space left on device")
+    def fill_the_disk(file, samples):
+        raise AssertionError  # what soundfile does when fewer samples were written than it was given
 
-    monkeypatch.setattr(soundfile, "write", fill_the_disk)
+    monkeypatch.setattr(soundfile.SoundFile, "write", fill_the_disk)
     with pytest.raises(TelucodecError, match=r"a\.wav: No space left on device"):
         write_audio(tmp_path / "a.wav", torch.zeros(1, 8), RATE_HZ)
     assert list(tmp_path.iterdir()) == []

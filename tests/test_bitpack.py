@@ -9,10 +9,21 @@ from telucodec.bitstream.bitpack import pack, packed_size, unpack
 from telucodec.errors import BitstreamError
 
 
-def test_frames_come_in_order_coarse_stage_first_high_bit_first():
+def test_stages_come_in_order_each_frame_by_frame_high_bit_first():
     codes = np.array([[0b101, 0b111], [0b001, 0b010]], dtype=np.uint16)  # Q = 2, L = 2
-    # frame 0: 101 001, frame 1: 111 010, four zero bits to fill the second byte
-    assert pack(codes, 3) == bytes([0b10100111, 0b10100000])
+    # stage 0: 101 111, stage 1: 001 010, four zero bits to fill the second byte
+    assert pack(codes, 3) == bytes([0b10111100, 0b10100000])
+
+
+@given(n_kept=st.integers(1, 6), n_frames=st.integers(1, 9), codeword_bits=st.integers(1, 16))
+def test_the_first_stages_are_a_prefix_of_the_bits(n_kept, n_frames, codeword_bits):
+    codes = np.random.default_rng(n_frames).integers(0, 1 << codeword_bits, (6, n_frames)).astype(np.uint16)
+    n_bits = n_kept * n_frames * codeword_bits
+    whole, part = (
+        np.unpackbits(np.frombuffer(pack(table, codeword_bits), dtype=np.uint8))
+        for table in (codes, codes[:n_kept])
+    )
+    np.testing.assert_array_equal(whole[:n_bits], part[:n_bits])
 
 
 @given(

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 
 import pytest
 import soundfile
@@ -122,9 +124,9 @@ def test_unusable_audio_gives_one_line_and_no_file(
     ("damage", "message"),
     [
         pytest.param(lambda data: b"", "truncated stream: 0 bytes", id="empty"),
-        pytest.param(lambda data: data[:-1], "truncated stream", id="truncated"),
+        pytest.param(lambda data: data[:90], "truncated stream", id="truncated"),
         pytest.param(
-            lambda data: data[:60] + bytes([data[60] ^ 4]) + data[61:], "damaged stream", id="flipped bit"
+            lambda data: data[:30] + bytes([data[30] ^ 4]) + data[31:], "damaged stream", id="flipped bit"
         ),
         pytest.param(lambda data: b"RIFF" + data[4:], "not a .codes stream", id="other format"),
     ],
@@ -141,6 +143,128 @@ def test_an_unusable_stream_gives_one_line_and_no_file(
     assert result.stderr.startswith(f"error: {encoded}: {message}")
     assert result.stderr.count("\n") == 1
     assert names(tmp_path) == before
+
+
+@pytest.fixture
+def damaged(encoded):
+    """`encoded` with one bit flipped in the second of its three packets."""
+    data = bytearray(encoded.read_bytes())
+    data[300] ^= 4
+    encoded.write_bytes(data)
+    return encoded
+
+
+def test_a_damaged_packet_is_bridged_and_told(tmp_path, invoke, model_folder, damaged):
+    result = invoke("decode", damaged, tmp_path / "b.wav", "--model", model_folder)
+    assert result.exit_code == 0
+    assert result.stderr == f"warning: {damaged}: packet 1 lost: its checksum does not match; bridged\n"
+    assert soundfile.info(tmp_path / "b.wav").frames == 16_000
+
+
+def test_a_damaged_stream_is_refused_when_told_to_be_strict(tmp_path, invoke, model_folder, damaged):
+    result = invoke("decode", damaged, tmp_path / "b.wav", "--model", model_folder, "--strict")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {damaged}: damaged stream: packet 1 lost")
+    assert not (tmp_path / "b.wav").exists()
+
+
+def test_info_describes_a_damaged_stream_and_has_status_1(invoke, damaged):
+    result = invoke("info", damaged, "--json")
+    assert result.exit_code == 1
+    facts = json.loads(result.stdout)
+    assert (facts["n_packets"], facts["n_lost_packets"], facts["n_samples"]) == (2, 1, 16_000)
+    assert facts["damage"] == ["packet 1 lost: its checksum does not match"]
+    assert result.stderr.startswith(f"error: {damaged}: damaged stream: packet 1 lost")
+
+
+@pytest.mark.parametrize("options", [("--kbps", 1.2), ("--codebooks", 2)], ids=["rate", "stages"])
+def test_truncating_gives_the_file_that_fewer_stages_would_have_given(
+    tmp_path, invoke, model_folder, encoded, options
+):
+    result = invoke("truncate", encoded, tmp_path / "b.codes", *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["n_codebooks"] == 2
+    direct = invoke(
+        "encode", tmp_path / "a.wav", tmp_path / "c.codes", "--codebooks", 2, "--model", model_folder
+    )
+    assert direct.exit_code == 0
+    assert (tmp_path / "b.codes").read_bytes() == (tmp_path / "c.codes").read_bytes()
+
+
+def test_truncating_needs_neither_model_nor_torch(tmp_path, encoded):
+    code = "import sys; from telucodec.cli import app; app(sys.argv[1:], standalone_mode=False)"
+    probe = f"{code}; sys.exit('torch' in sys.modules)"
+    arguments = ["truncate", str(encoded), str(tmp_path / "b.codes"), "--codebooks", "1"]
+    assert subprocess.run([sys.executable, "-c", probe, *arguments], check=False).returncode == 0
+
+
+def test_losses_are_simulated_and_measured(tmp_path, invoke, model_folder, encoded):
+    arguments = ("simulate-loss", encoded, tmp_path / "b.wav", "--model", model_folder, "--json")
+    facts = json.loads(invoke(*arguments, "--gilbert", "1,0").stdout)
+    assert (facts["n_packets"], facts["n_lost"], facts["loss_rate"]) == (3, 3, 1.0)
+    assert "snr_db" in facts
+    assert soundfile.info(tmp_path / "b.wav").frames == 16_000
+    again = invoke(*arguments, "--gilbert", "0,1", "--overwrite")
+    assert json.loads(again.stdout)["n_lost"] == 0
+
+
+@pytest.mark.parametrize("n_channels", [1, 2])
+@pytest.mark.parametrize("rate_hz", [8_000, 24_000, 44_100, 48_000])
+def test_any_rate_and_channels_come_back_with_the_duration(
+    tmp_path, invoke, model_folder, write_noise, rate_hz, n_channels
+):
+    source = write_noise(tmp_path / "a.wav", rate_hz // 10 + 1, rate_hz=rate_hz, n_channels=n_channels)
+    assert invoke("encode", source, tmp_path / "a.codes", "--model", model_folder).exit_code == 0
+    assert invoke("decode", tmp_path / "a.codes", tmp_path / "b.wav", "--model", model_folder).exit_code == 0
+    assert soundfile.info(tmp_path / "b.wav").frames == -(-(rate_hz // 10 + 1) * 16_000 // rate_hz)
+
+
+def test_pipes_carry_a_recording_there_and_back(tmp_path, model_folder, write_noise):
+    source = write_noise(tmp_path / "a.wav", 4_000)
+    through = ["-", "-", "--model", str(model_folder)]
+    encoded = CliRunner().invoke(app, ["encode", *through], input=source.read_bytes())
+    assert (encoded.exit_code, encoded.stderr) == (0, "")
+    decoded = CliRunner().invoke(app, ["decode", *through], input=encoded.stdout_bytes)
+    assert (decoded.exit_code, decoded.stderr) == (0, "")
+    (tmp_path / "b.wav").write_bytes(decoded.stdout_bytes)
+    assert soundfile.read(tmp_path / "b.wav")[0].shape == (4_000,)
+    raw = CliRunner().invoke(app, ["decode", *through, "--raw"], input=encoded.stdout_bytes)
+    assert decoded.stdout_bytes[44:] == raw.stdout_bytes
+
+
+@contextmanager
+def full_disk():
+    """No file may grow past 200 bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_a_full_disk_gives_one_line_and_no_file(tmp_path, invoke, model_folder, encoded, command):
+    source, target = (tmp_path / "a.wav", "b.codes") if command == "encode" else (encoded, "b.wav")
+    with full_disk():
+        result = invoke(command, source, tmp_path / target, "--model", model_folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: cannot write {tmp_path / target}: ")
+    assert result.stderr.endswith("choose another place or free some space\n")
+    assert names(tmp_path) == ["a.codes", "a.wav"]
+
+
+def test_a_run_killed_in_the_middle_leaves_nothing_under_the_final_name(tmp_path, model_folder, write_noise):
+    source = write_noise(tmp_path / "a.wav", 16_000 * 300)
+    command = [sys.executable, "-m", "telucodec", "encode", source, tmp_path / "out/a.codes"]
+    process = subprocess.Popen([*map(str, command), "--model", str(model_folder)])
+    while not list((tmp_path / "out").glob(".telucodec-*")) and process.poll() is None:
+        time.sleep(0.005)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out/a.codes").exists()
 
 
 def test_a_stream_of_other_weights_is_refused(tmp_path, invoke, other_model_folder, encoded):
@@ -168,7 +292,9 @@ def test_info_gives_the_promised_facts_to_programs_and_people(invoke, codec, enc
     assert (facts["sample_rate_hz"], facts["n_samples"], facts["seconds"]) == (16_000, 16_000, 1.0)
     assert facts["n_codebooks"] == 4
     assert facts["file_kbps"] == pytest.approx(encoded.stat().st_size * 8 / 1000)
-    assert facts["payload_kbps"] == pytest.approx((encoded.stat().st_size - 40) * 8 / 1000)
+    n_overhead = 48 + 2 * (2 + 4) + (3 + 4)  # header, two full packets, the last one
+    assert facts["payload_kbps"] == pytest.approx((encoded.stat().st_size - n_overhead) * 8 / 1000)
+    assert (facts["n_packets"], facts["n_lost_packets"], facts["damage"]) == (3, 0, [])
     lines = dict(line.split(maxsplit=1) for line in invoke("info", encoded).stdout.splitlines())
     assert lines.keys() == facts.keys()
     assert lines["model_id"] == facts["model_id"]
@@ -236,6 +362,11 @@ def test_eval_keeps_the_files_it_made_on_request(tmp_path, invoke, model_folder,
         pytest.param(["encode", "a.wav", "a.codes", "--kbps", "3", "--codebooks", "2"], id="rate and stages"),
         pytest.param(["encode", "a.wav", "a.codes", "--device", "tpu"], id="device"),
         pytest.param(["encode", "a.wav", "a.codes", "--no-such-option"], id="option"),
+        pytest.param(["encode", "-", "a.codes"], id="half a pipe"),
+        pytest.param(["encode", "a.wav", "a.codes", "--raw", "--rate", "8000"], id="raw file"),
+        pytest.param(["encode", "-", "-", "--raw"], id="raw without rate"),
+        pytest.param(["truncate", "a.codes", "b.codes"], id="truncate to what"),
+        pytest.param(["simulate-loss", "a.codes", "b.wav", "--gilbert", "0.1"], id="half a line"),
         pytest.param(["eval"], id="nothing to measure"),
         pytest.param(["train"], id="nothing to train on"),
         pytest.param(["train", "--data-dir", "d", "--epochs", "1", "--max-steps", "1"], id="two ends"),
@@ -304,9 +435,11 @@ def test_every_command_says_what_it_does(invoke, command):
     assert invoke(command.name or command.callback.__name__, "--help").exit_code == 0
 
 
-def test_the_five_commands_are_there(invoke):
+def test_the_commands_are_there(invoke):
     shown = invoke("--help").stdout
-    assert all(f" {command} " in shown for command in ("train", "encode", "decode", "eval", "info"))
+    assert all(
+        f" {command} " in shown for command in ("train", "encode", "decode", "eval", "info", "truncate")
+    )
     assert invoke("--version").stdout.startswith("telucodec ")
 
 

@@ -15,19 +15,22 @@ PACKAGE = Path(__file__).parents[1] / "telucodec"
 FLOOR = {  # a room may import rooms on a lower floor, and itself
     "errors": 0,
     "config": 1, "files": 1,
-    "audio": 2, "frames": 2, "spectral": 2, "nn": 2, "bitstream": 2,
+    "audio": 2, "pipes": 2, "frames": 2, "spectral": 2, "nn": 2, "bitstream": 2,
     "model": 3, "prior": 3,
-    "backends": 4,
-    "pipeline": 5,
-    "evaluate": 6,
-    "train": 7,
-    "cli": 8, "__main__": 9, "__init__": 9,
+    "backends": 4, "coders": 4,
+    "streaming": 5, "truncate": 5,
+    "pipeline": 6,
+    "evaluate": 7,
+    "train": 8, "screen": 8,
+    "cli": 9, "__main__": 10, "__init__": 10,
 }  # fmt: skip
-CONFIG_FREE = {"audio", "files", "frames", "spectral", "nn", "bitstream"}
-TORCH_FREE = {"errors", "config", "files", "bitstream", "evaluate/report"}
-PRINTERS = {"cli"}
+CONFIG_FREE = {"audio", "pipes", "files", "frames", "spectral", "nn", "bitstream"}
+TORCH_FREE = {
+    "errors", "config", "files", "pipes", "bitstream", "coders", "truncate", "evaluate/report",
+}  # fmt: skip
+PRINTERS = {"cli", "screen"}
 DOORS = {  # third-party library -> the only places that may import it; numpy and torch are free
-    "typer": {"cli"}, "rich": {"cli"},
+    "typer": {"cli"}, "rich": {"screen"},
     "soundfile": {"audio"}, "torchaudio": {"audio"},
     "librosa": {"spectral"},
     "safetensors": {"model/codec"},

@@ -7,7 +7,7 @@ import soundfile
 import torch
 from conftest import build_tiny
 
-from telucodec.bitstream.container import HEADER_BYTES, Stream
+from telucodec.bitstream.container import Stream, summarize
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError, TelucodecError
 from telucodec.pipeline import (
     Failure,
@@ -52,8 +52,9 @@ def test_rates_are_counted_from_the_bytes_on_the_disk(tmp_path, codec, write_noi
     report = encode_file(codec, write_noise(tmp_path / "a.wav", 16_000), tmp_path / "a.codes", n_codebooks=2)
     n_bytes = (tmp_path / "a.codes").stat().st_size
     assert report.file_kbps == pytest.approx(n_bytes * 8 / 1000)
-    assert report.payload_kbps == pytest.approx((n_bytes - HEADER_BYTES) * 8 / 1000)
-    assert report.header.payload_bytes == -(-51 * 2 * 10 // 8)
+    assert report.summary == summarize((tmp_path / "a.codes").read_bytes())
+    payload_bytes = 2 * (25 * 2 * 10 // 8 + 1) + -(-1 * 2 * 10 // 8)  # 51 frames in packets of 25, 25 and 1
+    assert report.payload_kbps == pytest.approx(payload_bytes * 8 / 1000)
     assert report.real_time_factor == report.work_s > 0
     assert report.describe()["file_kbps"] == report.file_kbps
 
@@ -176,12 +177,12 @@ def test_what_is_not_audio_leaves_no_output(tmp_path, codec, content):
     assert names(tmp_path) == ["a.wav"]
 
 
-@pytest.mark.parametrize("cut", [0, 4, 39, 40, 79])
-def test_a_stream_that_was_cut_leaves_no_output(tmp_path, codec, write_noise, cut):
+@pytest.mark.parametrize("cut", [0, 4, 47, 48, 60])
+def test_a_stream_cut_before_its_first_packet_ends_leaves_no_output(tmp_path, codec, write_noise, cut):
     source = write_noise(tmp_path / "a.wav", 2_000)
     encode_file(codec, source, tmp_path / "a.codes")
     (tmp_path / "a.codes").write_bytes((tmp_path / "a.codes").read_bytes()[:cut])
-    with pytest.raises(BitstreamError, match=r"a\.codes: truncated|a\.codes: .*bytes"):
+    with pytest.raises(BitstreamError, match=r"a\.codes: truncated"):
         decode_file(codec, tmp_path / "a.codes", tmp_path / "out.wav")
     assert names(tmp_path) == ["a.codes", "a.wav"]
 

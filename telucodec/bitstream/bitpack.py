@@ -1,8 +1,9 @@
 """Fixed-width packing of codes into bytes: the baseline rate, ``Q * codeword_bits`` bits a frame.
 
-Codes are written frame by frame, coarse stage first inside a frame, most significant bit first,
-so that a prefix of the bytes is a prefix of the signal. The last byte is filled with zero bits,
-and only zero bits are accepted there: one table of codes has exactly one spelling in bytes.
+Codes are written stage by stage, coarse stage first, the frames of a stage in order, most
+significant bit first, so that a prefix of the bits is the same signal at a lower rate. The last
+byte is filled with zero bits, and only zero bits are accepted there: one table of codes has exactly
+one spelling in bytes.
 
 Shapes: Q codebooks, L frames.
 """
@@ -37,8 +38,8 @@ def pack(codes: Codes, codeword_bits: int) -> bytes:
             f"codes run from {int(codes.min())} to {int(codes.max())}; "
             f"{codeword_bits} bits hold 0 to {(1 << codeword_bits) - 1}"
         )
-    symbols = codes.T.reshape(-1, 1).astype(np.uint16)  # [L * Q, 1], coarse stage first inside a frame
-    bits = (symbols >> _shifts(codeword_bits)) & 1  # [L * Q, codeword_bits]
+    symbols = codes.reshape(-1, 1).astype(np.uint16)  # [Q * L, 1], coarse stage first
+    bits = (symbols >> _shifts(codeword_bits)) & 1  # [Q * L, codeword_bits]
     return np.packbits(bits.astype(np.uint8)).tobytes()
 
 
@@ -62,9 +63,9 @@ def unpack(packed: bytes, *, n_codebooks: int, n_frames: int, codeword_bits: int
         raise BitstreamError(
             f"the last {len(bits) - n_bits} bits of the packed codes fill a byte; expected zeros"
         )
-    table = bits[:n_bits].reshape(n_frames, n_codebooks, codeword_bits).astype(np.uint16)
-    symbols = (table << _shifts(codeword_bits)).sum(axis=-1, dtype=np.uint16)  # [L, Q]
-    return np.ascontiguousarray(symbols.T)
+    table = bits[:n_bits].reshape(n_codebooks, n_frames, codeword_bits).astype(np.uint16)
+    symbols: Codes = (table << _shifts(codeword_bits)).sum(axis=-1, dtype=np.uint16)  # [Q, L]
+    return symbols
 
 
 def _shifts(codeword_bits: int) -> Codes:

@@ -113,7 +113,7 @@ def _measured(
     return Row(
         clip=clip.name.as_posix(),
         folder=clip.folder,
-        seconds=encoded.header.seconds,
+        seconds=encoded.seconds,
         n_codebooks=n_codebooks,
         kbps_wanted=rate,
         kbps=_or_nan(encoded.file_kbps),

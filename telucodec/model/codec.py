@@ -41,6 +41,7 @@ class Codec(nn.Module):
         super().__init__()
         self.config = config
         self.model_id = bytes(8)
+        self.folder: Path | None = None  # where the weights came from, and what else lies beside them
         shape = {
             "hop": config.hop,
             "fine_hop": config.fine_hop,
@@ -151,5 +152,6 @@ def load_codec(folder: Path, *, device: str | torch.device = "cpu") -> Codec:
         codec.load_state_dict(weights)  # into float32 parameters
     except RuntimeError as error:
         raise ModelError(f"{folder}: the weights do not fit {CONFIG}: {error}") from error
+    codec.folder = folder
     codec.model_id = hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:8]
     return codec.to(device).eval().requires_grad_(False)

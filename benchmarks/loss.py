@@ -1,0 +1,115 @@
+"""Lost packets: concealment against repeating the last frame and silence, as JSON and a Markdown table.
+
+    python benchmarks/loss.py FOLDER --model DIR [--kbps 6] [--clips 20] [--out loss.json]
+
+Packets of one frame (20 ms) are lost by the line of Gilbert with bursts of two in the mean; the same are lost
+for every method. Figures compare with the recordings, so the loss of 0 % is the codec itself.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bitstream import machine
+from numpy.typing import NDArray
+from torch import Tensor
+
+from telucodec.audio import find_audio, read_audio
+from telucodec.evaluate.loss import gilbert
+from telucodec.evaluate.metrics import measure
+from telucodec.model.codec import Codec
+from telucodec.pipeline import choose_codebooks, open_codec
+from telucodec.streaming import LatentDecoder
+
+RATES = (0.0, 0.01, 0.03, 0.05, 0.10, 0.20)
+TO_GOOD = 0.5
+OURS = "concealment"
+SHOWN = ("pesq_wb", "stoi")
+
+
+def concealed(codec: Codec, codes: NDArray[np.uint16], lost: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Codes ``[Q, L]`` to ``[L * hop]`` as the stream decoder makes up what is lost."""
+    network = LatentDecoder(codec)
+    return np.concatenate(
+        [
+            network.bridge(1, index) if gone else network.decode(codes[:, index : index + 1])
+            for index, gone in enumerate(lost)
+        ]
+    )
+
+
+def repeated(latents: Tensor, lost: NDArray[np.bool_]) -> Tensor:
+    """The last frame that arrived, for as long as it takes; nothing before the first."""
+    arrived = np.maximum.accumulate(np.where(lost, -1, np.arange(len(lost))))
+    return latents[..., np.maximum(arrived, 0)] * torch.from_numpy(arrived >= 0).float()
+
+
+def silenced(latents: Tensor, lost: NDArray[np.bool_]) -> Tensor:
+    """Nothing in place of what is lost."""
+    return latents * torch.from_numpy(~lost).float()
+
+
+BASELINES: dict[str, Callable[[Tensor, NDArray[np.bool_]], Tensor]] = {
+    "repeat last": repeated,
+    "silence": silenced,
+}
+
+
+@torch.inference_mode()
+def figures(
+    codec: Codec, path: Path, seed: int, n_codebooks: int
+) -> dict[tuple[float, str], dict[str, float]]:
+    """Metrics of one clip by loss rate and method."""
+    rate_hz, delay = codec.config.sample_rate_hz, codec.config.delay
+    wav = read_audio(path, rate_hz)[0]  # [1, T]
+    codes = codec.encode(wav[None], n_codebooks=n_codebooks)
+    latents = codec.quantizer.decode(codes)
+    found = {}
+    for rate in RATES:
+        lost = gilbert(latents.shape[-1], TO_GOOD * rate / (1 - rate), TO_GOOD, seed)
+        estimates = {
+            name: codec.decoder(fill(latents, lost))[0, 0].numpy() for name, fill in BASELINES.items()
+        }
+        estimates[OURS] = concealed(codec, codes[0].numpy().astype(np.uint16), lost)
+        for name, estimate in estimates.items():
+            heard = estimate[delay : delay + wav.shape[-1]]
+            found[rate, name] = measure(wav[0].numpy(), heard, rate_hz).values
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="speech-16k")
+    parser.add_argument("--kbps", type=float, default=6.0)
+    parser.add_argument("--clips", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    codec = open_codec(chosen.model, device="cpu")
+    n_codebooks = choose_codebooks(codec.config, kbps=chosen.kbps)
+    files = find_audio(chosen.folder)
+    files = files[:: max(1, len(files) // chosen.clips)][: chosen.clips]
+    clips = [figures(codec, path, seed, n_codebooks) for seed, path in enumerate(files)]
+    rows: list[dict[str, Any]] = []
+    print(f"| loss | method | {' | '.join(SHOWN)} |\n|---:|---|{'---:|' * len(SHOWN)}")
+    for rate in RATES:
+        for name in (OURS, *BASELINES):
+            means = {
+                key: float(np.nanmean([clip[rate, name].get(key, np.nan) for clip in clips])) for key in SHOWN
+            }
+            rows.append({"loss": rate, "method": name, "n_clips": len(clips)} | means)
+            print(f"| {rate:.0%} | {name} | {' | '.join(f'{means[key]:.3f}' for key in SHOWN)} |", flush=True)
+    if chosen.out:
+        result = {"machine": machine(), "kbps": chosen.kbps, "model_id": codec.model_id.hex(), "rows": rows}
+        chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

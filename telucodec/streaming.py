@@ -1,0 +1,375 @@
+"""The codec on signals that arrive in pieces: samples to bytes, bytes to samples, as they come.
+
+The encoder's network always runs on the same groups of frames of the signal, however it arrives.
+Floating-point sums, and so codes and bytes, therefore depend on the signal and the settings only, never on
+the sizes of the pieces. The command line takes the same path, in constant memory.
+
+Packets shorter than `FILE_FRAMES` are live: each is a group of its own, and goes out when its frames are
+complete. The delay from the first sample in to the first sample out is then one packet and the codec's own
+overlap, and `LIVE_FRAMES` to a packet make it the smallest. Longer packets are for files: they are made in
+groups of about `GROUP_FRAMES`, in which the network is several times as fast.
+
+Shapes: B batch, T samples, L frames, D latent width, Q codebooks.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from telucodec.bitstream.coder import ENTROPY_MODES
+from telucodec.bitstream.container import PacketWriter
+from telucodec.bitstream.header import Header
+from telucodec.bitstream.packet import Packet
+from telucodec.bitstream.parser import Damage, StreamParser, Summary
+from telucodec.coders import DEFAULT_ENTROPY, build_coder, coder_for
+from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
+from telucodec.model.codec import Codec
+from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
+
+FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
+LIVE_FRAMES = 1
+GROUP_FRAMES = 200  # that the network sees at once where delay does not count
+
+Samples = NDArray[np.float32]
+"""``[T]``, one channel at the codec's rate, full scale at 1.0."""
+
+
+class StreamEncoder:
+    """Samples to the bytes of one stream: ``push`` pieces of any size, then ``flush`` once.
+
+    Args:
+        n_codebooks: stages to write, all if None.
+        frames_per_packet: below `FILE_FRAMES` also the delay, in frames.
+        n_samples: of the whole signal if known, for the header; the bytes are otherwise the same.
+        entropy: a name of `ENTROPY_MODES`.
+
+    Raises:
+        ConfigError: a setting the model or the format does not have.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        n_codebooks: int | None = None,
+        frames_per_packet: int = FILE_FRAMES,
+        n_samples: int | None = None,
+        entropy: str = DEFAULT_ENTROPY,
+        has_seek_table: bool = False,
+    ) -> None:
+        config = codec.config
+        if entropy not in ENTROPY_MODES:
+            raise ConfigError(f"entropy is {entropy!r}; expected {', '.join(ENTROPY_MODES)}")
+        coder = build_coder(ENTROPY_MODES[entropy], config.codeword_bits, codec.folder)
+        self.header = Header(
+            sample_rate_hz=config.sample_rate_hz,
+            hop=config.hop,
+            delay=config.delay,
+            n_codebooks=config.quantizer.n_codebooks if n_codebooks is None else n_codebooks,
+            codeword_bits=config.codeword_bits,
+            n_samples=n_samples,
+            model_id=codec.model_id,
+            frames_per_packet=frames_per_packet,
+            entropy_mode=coder.mode,
+            tables_hash=coder.tables_hash,
+        )
+        complaint = self.header.complaint()
+        if complaint:
+            raise ConfigError(complaint)
+        if not 1 <= self.header.n_codebooks <= config.quantizer.n_codebooks:
+            raise ConfigError(
+                f"{n_codebooks} codebooks asked for; this model has 1 to {config.quantizer.n_codebooks}"
+            )
+        self._codec = codec
+        self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
+        self._like = codec.decoder.output_scale.new_empty(1, 0, 0)
+        self._state = codec.encoder.initial_state(self._like)
+        self._pending = np.zeros(_group_frames(frames_per_packet) * config.hop, dtype=np.float32)
+        self._n_pending = 0
+        self.n_samples = 0  # that went in
+        self.n_bytes = 0  # that came out
+        self._is_flushed = False
+
+    def push(self, samples: ArrayLike) -> bytes:
+        """Take ``[T]`` samples; returns what they complete: nothing, or the header and whole packets.
+
+        Raises:
+            AudioError: a sample is NaN or infinite.
+            ValueError: there is more than one dimension, or the stream was flushed before.
+        """
+        if self._is_flushed:
+            raise ValueError("push after flush; make a new StreamEncoder for another stream")
+        chunk = np.asarray(samples, dtype=np.float32)
+        if chunk.ndim != 1:
+            raise ValueError(f"samples have shape {chunk.shape}; expected [T]")
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            first = self.n_samples + int(np.flatnonzero(~finite)[0])
+            raise AudioError(f"sample {first} is NaN or infinite; repair the signal")
+        out = self._begin()
+        while len(chunk):
+            n_taken = min(len(chunk), len(self._pending) - self._n_pending)
+            self._pending[self._n_pending : self._n_pending + n_taken] = chunk[:n_taken]
+            chunk = chunk[n_taken:]
+            self._n_pending += n_taken
+            self.n_samples += n_taken
+            if self._n_pending == len(self._pending):
+                out += self._group(len(self._pending) // self.header.hop)
+        self.n_bytes += len(out)
+        return out
+
+    def flush(self) -> bytes:
+        """End the stream: the frames that its last samples still need, and the last packet's mark.
+
+        Raises:
+            ValueError: as many samples as were announced have not come, or the stream was flushed before.
+        """
+        if self._is_flushed:
+            raise ValueError("the stream was flushed before")
+        if self.header.n_samples not in (None, self.n_samples):
+            raise ValueError(f"{self.n_samples} samples came; {self.header.n_samples} were announced")
+        self._is_flushed = True
+        out = self._begin()
+        hop, per_group = self.header.hop, len(self._pending) // self.header.hop
+        n_left = -(-(self._n_pending + self.header.delay) // hop) if self.n_samples else 0
+        n_padding = n_left * hop - self.header.delay - self._n_pending if n_left else 0
+        while n_left > per_group:
+            out += self._group(per_group)
+            n_left -= per_group
+        out += self._group(n_left, n_padding)
+        self.n_bytes += len(out)
+        return out
+
+    @property
+    def finished_header(self) -> Header:
+        """The header as it can be written once every sample was seen."""
+        return Header(**{**vars(self.header), "n_samples": self.n_samples})
+
+    def summary(self) -> Summary:
+        """The stream so far, its length in the header."""
+        return Summary(
+            header=self.finished_header,
+            n_samples=self.n_samples,
+            n_packets=self._writer.n_packets,
+            file_bytes=self.n_bytes,
+            payload_bytes=self._writer.n_payload_bytes,
+        )
+
+    def _begin(self) -> bytes:
+        return b"" if self.n_bytes else self._writer.begin()
+
+    def _group(self, n_frames: int, n_padding: int | None = None) -> bytes:
+        """Packets of the first ``n_frames`` of what is pending, which is zero beyond the signal's end."""
+        codes = np.zeros((self.header.n_codebooks, 0), dtype=np.uint16)
+        if n_frames:
+            codes = self._codes(self._pending[: n_frames * self.header.hop])
+        self._pending[:] = 0
+        self._n_pending = 0
+        step = self.header.frames_per_packet
+        starts = range(0, max(1, n_frames), step)
+        return b"".join(
+            self._writer.packet(codes[:, at : at + step], n_padding if at == starts[-1] else None)
+            for at in starts
+        )
+
+    @torch.inference_mode()
+    def _codes(self, samples: Samples) -> NDArray[np.uint16]:
+        wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
+        latents, self._state = self._codec.encoder.step(wav, self._state)
+        codes = self._codec.quantizer.encode(latents, self.header.n_codebooks)
+        return codes[0].cpu().numpy().astype(np.uint16)  # [Q, L]
+
+
+class StreamDecoder:
+    """The bytes of one stream to samples: ``push`` pieces of any size, then ``flush`` once.
+
+    What is damaged or missing is bridged, see `telucodec.model.concealment`, and told in ``damages``.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._parser = StreamParser()
+        self._network = LatentDecoder(codec)
+        self._n_skip = codec.config.delay  # samples of delay still to drop
+        self._is_checked = False
+        self._damages: list[Damage] = []
+        self._place = 0  # of the next frame
+        self._collection: list[NDArray[np.uint16]] = []  # codes of packets not decoded yet
+        self._n_padding = 0  # after the last of them
+
+    @property
+    def header(self) -> Header | None:
+        """None until it has come."""
+        return self._parser.header
+
+    @property
+    def damages(self) -> list[Damage]:
+        """What was damaged or missing so far."""
+        return self._parser.damages + self._damages
+
+    def summary(self) -> Summary:
+        """The stream so far; `ValueError` before its header has come."""
+        summary = self._parser.summary()
+        return Summary(**{**vars(summary), "damages": tuple(self.damages)})
+
+    def push(self, data: bytes) -> Samples:
+        """Take bytes; returns the samples they complete, ``[T]``, perhaps none.
+
+        Raises:
+            BitstreamError: the header is damaged, or asks for a coder that is not there.
+            ModelError: the stream was made with other weights.
+        """
+        return self._samples(self._parser.push(data))
+
+    def flush(self) -> Samples:
+        """The samples that a stream cut short still owes; raises `BitstreamError` if it had no packet."""
+        return self._samples(self._parser.finish())
+
+    def lose(self, packet: Packet) -> Samples:
+        """The samples of a packet as if it had not come, for trying out losses."""
+        return self._bridge(packet.n_frames, packet.n_padding or 0)
+
+    def take(self, packet: Packet) -> Samples:
+        """The samples of a packet that was read elsewhere; its header must have been pushed before."""
+        return self._samples([packet])
+
+    def _samples(self, found: Iterable[Packet | Damage]) -> Samples:
+        header = self._parser.header
+        if header is not None and not self._is_checked:
+            check_fits(header, self._codec)
+            self._coder = coder_for(header, self._codec.folder)
+            self._is_checked = True
+        parts = [np.zeros(0, dtype=np.float32)]
+        for item in found:
+            if isinstance(item, Packet):
+                parts += self._collect(item)
+            else:
+                parts += [self._collected(), self._bridge(item.n_frames, self._padding_after(item))]
+        return np.concatenate([*parts, self._collected()])
+
+    def _collect(self, packet: Packet) -> list[Samples]:
+        """Take a packet's codes, to be decoded with those around it; samples where that had to happen now."""
+        assert self.header is not None
+        if not packet.n_frames:
+            return []
+        try:
+            codes = self._coder.decode(packet.payload, self.header.n_codebooks, packet.n_frames)
+        except BitstreamError as error:
+            self._damages.append(Damage(packet.index, 1, packet.n_frames, str(error)))
+            return [self._collected(), self.lose(packet)]
+        self._collection.append(codes)
+        self._n_padding = packet.n_padding or 0
+        is_enough = sum(codes.shape[1] for codes in self._collection) >= GROUP_FRAMES
+        return [self._collected()] if is_enough else []
+
+    def _collected(self) -> Samples:
+        """Samples of the packets collected, all of them in one run of the network."""
+        if not self._collection:
+            return np.zeros(0, dtype=np.float32)
+        codes = np.hstack(self._collection)
+        self._collection = []
+        self._place += codes.shape[1]
+        return self._cut(self._network.decode(codes), self._n_padding)
+
+    def _bridge(self, n_frames: int, n_padding: int) -> Samples:
+        seed = self._place
+        self._place += n_frames
+        return self._cut(self._network.bridge(n_frames, seed), n_padding)
+
+    def _padding_after(self, damage: Damage) -> int:
+        """Samples to drop after a gap: some only where it reaches the end of a signal of known length."""
+        header = self._parser.header
+        assert header is not None
+        if header.n_frames is None or self._place + damage.n_frames < header.n_frames:
+            return 0
+        return header.n_frames * header.hop - header.delay - (header.n_samples or 0) if damage.n_frames else 0
+
+    def _cut(self, samples: Samples, n_padding: int) -> Samples:
+        samples = samples[: len(samples) - n_padding]
+        n_skipped = min(self._n_skip, len(samples))
+        self._n_skip -= n_skipped
+        return samples[n_skipped:]
+
+
+def _group_frames(frames_per_packet: int) -> int:
+    """Frames that the encoder's network sees at once: whole packets, a fixed number of them."""
+    is_live = frames_per_packet < FILE_FRAMES
+    return frames_per_packet if is_live else frames_per_packet * -(-GROUP_FRAMES // frames_per_packet)
+
+
+class LatentDecoder:
+    """Codes, or the lack of them, to samples, and the network's state in between."""
+
+    def __init__(self, codec: Codec) -> None:
+        like = codec.decoder.output_scale.new_empty(1, 0, 0)
+        self._codec = codec
+        self._state = codec.decoder.initial_state(like)
+        self._heard = heard_nothing(like, codec.config.latent_dim)
+        self._wav = like.new_zeros(
+            context_samples(codec.config.hop, codec.config.sample_rate_hz)
+        )  # the latest samples
+
+    @torch.inference_mode()
+    def decode(self, codes: NDArray[np.uint16]) -> Samples:
+        """Codes ``[Q, L]`` to ``[L * hop]``."""
+        table = torch.from_numpy(codes.astype(np.int64))[None].to(self._codec.decoder.output_scale.device)
+        latents = self._codec.quantizer.decode(table)  # [1, D, L]
+        self._heard = hear(self._heard, latents)
+        return self._step(latents)
+
+    @torch.inference_mode()
+    def bridge(self, n_frames: int, seed: int) -> Samples:
+        """``[n_frames * hop]`` in place of frames that are lost."""
+        parts = [np.zeros(0, dtype=np.float32)]
+        n_left = n_frames
+        while n_left and self._heard.n_lost < N_SLOW:  # after that little is left but noise
+            latents, self._heard = conceal(self._heard, 1, seed + n_frames - n_left, self._next_signs())
+            parts.append(self._step(latents))
+            n_left -= 1
+        for start in range(0, n_left, GROUP_FRAMES):
+            n_here = min(GROUP_FRAMES, n_left - start)
+            latents, self._heard = conceal(self._heard, n_here, seed + n_frames - n_left + start)
+            parts.append(self._step(latents))
+        return np.concatenate(parts)
+
+    def _next_signs(self) -> Tensor:
+        """Signs ``[1, D, 1]`` of the next frame's latents if the sound went on as it was.
+
+        The sound ends one hop before the frame that comes next, because decoding lags by a hop.
+        """
+        config = self._codec.config
+        wav = continued(self._wav, config.hop + config.delay, config.sample_rate_hz)
+        latents: Tensor = self._codec.encoder(wav[None, None])
+        return latents[..., -1:].sign()
+
+    def _step(self, latents: Tensor) -> Samples:
+        wav, self._state = self._codec.decoder.step(latents, self._state)
+        self._wav = torch.cat([self._wav, wav[0, 0]])[-len(self._wav) :]
+        samples: Samples = wav[0, 0].cpu().numpy()
+        return samples
+
+
+def check_fits(header: Header, codec: Codec) -> None:
+    """Refuse a stream whose codes mean something else in this codec, with a `ModelError`."""
+    if header.model_id != codec.model_id:
+        raise ModelError(
+            f"the stream was made with model {header.model_id.hex()}, the weights at hand are "
+            f"{codec.model_id.hex()}; pass --model with the weights that made it"
+        )
+    config = codec.config
+    expected = {
+        "sample_rate_hz": config.sample_rate_hz,
+        "hop": config.hop,
+        "delay": config.delay,
+        "codeword_bits": config.codeword_bits,
+    }
+    for name, value in expected.items():
+        if getattr(header, name) != value:
+            raise ModelError(f"the stream has {name} {getattr(header, name)}; this model expects {value}")
+    if header.n_codebooks > config.quantizer.n_codebooks:
+        raise ModelError(
+            f"the stream has {header.n_codebooks} codebooks; this model has {config.quantizer.n_codebooks}"
+        )

@@ -1,0 +1,90 @@
+"""Fewer stages of a finished stream: a lower rate without the network, and without torch.
+
+Codes run coarse stage first inside a packet, so what is kept is what an encoder would have written for
+fewer stages.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from telucodec.bitstream.container import HEADER_BYTES, Summary, read_header, truncate
+from telucodec.bitstream.header import Header
+from telucodec.bitstream.parser import StreamParser
+from telucodec.coders import coder_for
+from telucodec.errors import BitstreamError, ConfigError
+from telucodec.files import check_readable, check_writable, read_blocks, replacing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncation:
+    """What became of a stream."""
+
+    before: Summary
+    after: Summary
+
+
+def stages_to_keep(header: Header, *, kbps: float | None = None, n_codebooks: int | None = None) -> int:
+    """As many stages as fit in ``kbps`` at their nominal rate, or ``n_codebooks``.
+
+    Raises:
+        ConfigError: not even one fits, the stream does not have that many, or neither is given.
+    """
+    available = header.n_codebooks
+    if kbps is not None:
+        n_codebooks = min(available, int(kbps / header.stage_kbps + 1e-9)) if kbps > 0 else 0
+        if not n_codebooks:
+            raise ConfigError(
+                f"{kbps:g} kbps is less than one stage of this stream; "
+                f"expected {header.stage_kbps:g} to {available * header.stage_kbps:g} kbps"
+            )
+    if n_codebooks is None or not 1 <= n_codebooks <= available:
+        raise ConfigError(f"{n_codebooks} codebooks asked for; this stream has 1 to {available}")
+    return n_codebooks
+
+
+def header_of(source: Path) -> Header:
+    """The header of a ``.codes`` file; raises `BitstreamError` with the file's name."""
+    check_readable(source)
+    try:
+        return read_header(next(read_blocks(source, HEADER_BYTES), b""))
+    except BitstreamError as error:
+        raise BitstreamError(f"{source}: {error}") from error
+
+
+def _seen(source: Path, parser: StreamParser) -> Iterator[bytes]:
+    for piece in read_blocks(source):
+        parser.push(piece)
+        yield piece
+
+
+def truncate_file(
+    source: Path,
+    target: Path,
+    *,
+    kbps: float | None = None,
+    n_codebooks: int | None = None,
+    model_folder: Path | None = None,
+    overwrite: bool = False,
+) -> Truncation:
+    """Write the first stages of ``source`` to ``target``; ``model_folder`` only for entropy tables.
+
+    Raises:
+        BitstreamError: ``source`` is damaged, or its entropy tables are not at hand.
+        ConfigError: the rate or number of stages is not one this stream has.
+        TelucodecError: ``target`` exists or cannot be written.
+    """
+    check_writable(target, overwrite=overwrite)
+    header = header_of(source)
+    n_kept = stages_to_keep(header, kbps=kbps, n_codebooks=n_codebooks)
+    before, after = StreamParser(), StreamParser()
+    try:
+        with replacing(target) as temporary, temporary.open("wb") as file:
+            for piece in truncate(_seen(source, before), coder_for(header, model_folder), n_kept):
+                after.push(piece)
+                file.write(piece)
+    except BitstreamError as error:
+        raise BitstreamError(f"{source}: {error}") from error
+    before.finish()
+    after.finish()
+    return Truncation(before=before.summary(), after=after.summary())

@@ -1,0 +1,70 @@
+"""What stands in for lost frames: as loud as what was heard at first, never louder, the room in the end."""
+
+import math
+
+import pytest
+import torch
+
+from telucodec.model.concealment import N_HELD, conceal, context_samples, continued, hear, heard_nothing
+
+RATE_HZ, HOP = 16_000, 320
+
+
+@pytest.fixture
+def heard():
+    """Quiet frames of magnitude 0.1, then loud ones of 1."""
+    torch.manual_seed(0)
+    signs = torch.randn(1, 16, 40).sign()
+    return hear(heard_nothing(torch.zeros(1, 0, 0), 16), signs * torch.tensor([0.1] * 20 + [1.0] * 20))
+
+
+def test_the_first_lost_frames_are_the_last_that_arrived(heard):
+    latents, after = conceal(heard, N_HELD, seed=0)
+    torch.testing.assert_close(latents, heard.last.expand(-1, -1, N_HELD))
+    assert after.n_lost == N_HELD
+
+
+def test_a_gap_fades_to_the_level_of_the_quietest_frames(heard):
+    latents, _ = conceal(heard, 100, seed=0)
+    magnitudes = latents.abs().mean(dim=1)[0]
+    assert magnitudes[N_HELD + 5] < 0.8
+    assert 0.02 < magnitudes[-50:].mean() < 0.1
+    assert magnitudes.max() <= 1.1
+
+
+def test_a_gap_told_frame_by_frame_fades_like_one_told_at_once(heard):
+    whole, _ = conceal(heard, 9, seed=0)
+    for index in range(9):
+        frame, heard = conceal(heard, 1, seed=index)
+        assert frame.norm() == pytest.approx(whole[..., index].norm().item(), rel=0.1)
+
+
+def test_signs_can_be_given(heard):
+    signs = -heard.last.sign()
+    latents, _ = conceal(heard, 1, 0, signs)
+    torch.testing.assert_close(latents, -heard.last)
+
+
+def test_nothing_heard_gives_silence():
+    latents, _ = conceal(heard_nothing(torch.zeros(1, 0, 0), 16), 30, seed=0)
+    assert not latents.any()
+
+
+@pytest.mark.parametrize("pitch_hz", [60, 100, 210, 390])
+def test_a_tone_is_continued_in_phase(pitch_hz):
+    n_heard = context_samples(HOP, RATE_HZ)
+    n = torch.arange(n_heard + 640)
+    tone = torch.sin(2 * math.pi * pitch_hz * n / RATE_HZ) + 0.5 * torch.sin(
+        4 * math.pi * pitch_hz * n / RATE_HZ
+    )
+    guess = continued(tone[:n_heard], 640, RATE_HZ)
+    assert torch.equal(guess[:n_heard], tone[:n_heard])
+    error = (guess - tone)[n_heard:].square().mean() / tone.square().mean()
+    assert 10 * torch.log10(error) < -10
+
+
+@pytest.mark.parametrize("hop", [16, 320, 960])
+def test_there_is_sound_enough_for_the_longest_period_at_any_hop(hop):
+    n_samples = context_samples(hop, 48_000)
+    assert n_samples % hop == 0
+    assert continued(torch.zeros(n_samples), 2 * hop, 48_000).shape == (n_samples + 2 * hop,)
