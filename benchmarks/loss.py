@@ -93,7 +93,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     codec = open_codec(chosen.model, device="cpu")
-    n_codebooks = choose_codebooks(codec.config, kbps=chosen.kbps)
+    n_codebooks = choose_codebooks(codec, kbps=chosen.kbps)
     files = find_audio(chosen.folder)
     files = files[:: max(1, len(files) // chosen.clips)][: chosen.clips]
     clips = [figures(codec, path, seed, n_codebooks) for seed, path in enumerate(files)]

@@ -85,7 +85,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per 
 
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a damaged stream instead of bridging it.")]
 Entropy = Annotated[
-    Literal["none", "static", "adaptive"], typer.Option("--entropy", help="How codes become bits.")
+    Literal["none", "static"] | None,
+    typer.Option("--entropy", help="How codes become bits. Default: static where the weights have tables."),
 ]
 PacketFrames = Annotated[int, typer.Option(min=1, help="Frames to a packet; 1 for the lowest delay.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Bare 16-bit little-endian PCM instead of WAV in a pipe.")]
@@ -158,7 +159,7 @@ def encode(
     ],
     kbps: Annotated[float | None, typer.Option(help="As many codebooks as fit in this payload rate.")] = None,
     codebooks: Annotated[int | None, typer.Option(help="Keep the first N codebooks; default: all.")] = None,
-    entropy: Entropy = "none",
+    entropy: Entropy = None,
     packet_frames: PacketFrames = 25,
     seek_table: Annotated[
         bool, typer.Option("--seek-table", help="End with a table of packet sizes.")
@@ -190,7 +191,7 @@ def encode(
 
     jobs = [] if is_pipe else encode_jobs(source, target, overwrite=overwrite)
     codec = open_codec(model, device=device)
-    n_codebooks = choose_codebooks(codec.config, kbps=kbps, n_codebooks=codebooks)
+    n_codebooks = choose_codebooks(codec, kbps=kbps, n_codebooks=codebooks, entropy=entropy)
     options = EncodeOptions(
         n_codebooks=n_codebooks, frames_per_packet=packet_frames, entropy=entropy, has_seek_table=seek_table
     )

@@ -25,8 +25,7 @@ from telucodec.audio import (
     writing,
 )
 from telucodec.bitstream.container import Header, Summary
-from telucodec.coders import DEFAULT_ENTROPY
-from telucodec.config import ModelConfig
+from telucodec.coders import best_entropy, cumulative_kbps, stages_within
 from telucodec.errors import BitstreamError, ConfigError, ModelError, TelucodecError
 from telucodec.files import check_readable, check_writable, read_blocks, replacing
 from telucodec.model.codec import Codec, load_codec
@@ -44,7 +43,7 @@ class EncodeOptions:
 
     n_codebooks: int | None = None  # all if None
     frames_per_packet: int = FILE_FRAMES
-    entropy: str = DEFAULT_ENTROPY
+    entropy: str | None = None  # the best that the weights have tables for if None
     has_seek_table: bool = False
 
 
@@ -141,22 +140,18 @@ def open_codec(name_or_folder: str = DEFAULT_MODEL, *, device: str = "auto") -> 
 
 
 def choose_codebooks(
-    config: ModelConfig, *, kbps: float | None = None, n_codebooks: int | None = None
+    codec: Codec, *, kbps: float | None = None, n_codebooks: int | None = None, entropy: str | None = None
 ) -> int:
-    """Stages to write: as many as fit in ``kbps`` at their nominal rate, or ``n_codebooks``, or all.
+    """Stages to write: as many as fit in ``kbps`` with ``entropy`` coding, or ``n_codebooks``, or all.
 
     Raises:
         ConfigError: not even one stage fits, or the model does not have that many.
     """
+    config = codec.config
     available = config.quantizer.n_codebooks
     if kbps is not None:
-        fitting = int(kbps / config.stage_kbps + 1e-9) if kbps > 0 else 0
-        if not fitting:
-            raise ConfigError(
-                f"{kbps:g} kbps is less than one stage of this model; "
-                f"expected {config.stage_kbps:g} to {available * config.stage_kbps:g} kbps"
-            )
-        return min(fitting, available)
+        entropy = best_entropy(codec.folder) if entropy is None else entropy
+        return stages_within(kbps, cumulative_kbps(entropy, config.stage_kbps, available, codec.folder))
     chosen = available if n_codebooks is None else n_codebooks
     if not 1 <= chosen <= available:
         raise ConfigError(f"{chosen} codebooks asked for; this model has 1 to {available}")
@@ -183,7 +178,7 @@ def encode_file(
     options = options or EncodeOptions()
     n_codebooks = options.n_codebooks if n_codebooks is None else n_codebooks
     check_writable(target, overwrite=overwrite)
-    choose_codebooks(codec.config, n_codebooks=n_codebooks)
+    choose_codebooks(codec, n_codebooks=n_codebooks)
     rate_hz = codec.config.sample_rate_hz
     encoder = _encoder(codec, replace(options, n_codebooks=n_codebooks))
     with (

@@ -24,7 +24,7 @@ from telucodec.bitstream.container import PacketWriter
 from telucodec.bitstream.header import Header
 from telucodec.bitstream.packet import Packet
 from telucodec.bitstream.parser import Damage, StreamParser, Summary
-from telucodec.coders import DEFAULT_ENTROPY, build_coder, coder_for
+from telucodec.coders import best_entropy, build_coder, coder_for
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import Codec
 from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
@@ -44,7 +44,7 @@ class StreamEncoder:
         n_codebooks: stages to write, all if None.
         frames_per_packet: below `FILE_FRAMES` also the delay, in frames.
         n_samples: of the whole signal if known, for the header; the bytes are otherwise the same.
-        entropy: a name of `ENTROPY_MODES`.
+        entropy: a name of `ENTROPY_MODES`; the best that the weights have tables for if None.
 
     Raises:
         ConfigError: a setting the model or the format does not have.
@@ -57,10 +57,11 @@ class StreamEncoder:
         n_codebooks: int | None = None,
         frames_per_packet: int = FILE_FRAMES,
         n_samples: int | None = None,
-        entropy: str = DEFAULT_ENTROPY,
+        entropy: str | None = None,
         has_seek_table: bool = False,
     ) -> None:
         config = codec.config
+        entropy = best_entropy(codec.folder) if entropy is None else entropy
         if entropy not in ENTROPY_MODES:
             raise ConfigError(f"entropy is {entropy!r}; expected {', '.join(ENTROPY_MODES)}")
         coder = build_coder(ENTROPY_MODES[entropy], config.codeword_bits, codec.folder)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from telucodec.bitstream.coder import ENTROPY_MODES
 from telucodec.bitstream.container import HEADER_BYTES, Summary, read_header, truncate
 from telucodec.bitstream.header import Header
 from telucodec.bitstream.parser import StreamParser
-from telucodec.coders import coder_for
+from telucodec.coders import coder_for, cumulative_kbps, stages_within
 from telucodec.errors import BitstreamError, ConfigError
 from telucodec.files import check_readable, check_writable, read_blocks, replacing
 
@@ -24,20 +25,23 @@ class Truncation:
     after: Summary
 
 
-def stages_to_keep(header: Header, *, kbps: float | None = None, n_codebooks: int | None = None) -> int:
-    """As many stages as fit in ``kbps`` at their nominal rate, or ``n_codebooks``.
+def stages_to_keep(
+    header: Header,
+    *,
+    kbps: float | None = None,
+    n_codebooks: int | None = None,
+    model_folder: Path | None = None,
+) -> int:
+    """As many stages as fit in ``kbps`` (see `cumulative_kbps`), or ``n_codebooks``.
 
     Raises:
         ConfigError: not even one fits, the stream does not have that many, or neither is given.
     """
     available = header.n_codebooks
     if kbps is not None:
-        n_codebooks = min(available, int(kbps / header.stage_kbps + 1e-9)) if kbps > 0 else 0
-        if not n_codebooks:
-            raise ConfigError(
-                f"{kbps:g} kbps is less than one stage of this stream; "
-                f"expected {header.stage_kbps:g} to {available * header.stage_kbps:g} kbps"
-            )
+        names = {mode: name for name, mode in ENTROPY_MODES.items()}
+        entropy = names.get(header.entropy_mode, "none")
+        return stages_within(kbps, cumulative_kbps(entropy, header.stage_kbps, available, model_folder))
     if n_codebooks is None or not 1 <= n_codebooks <= available:
         raise ConfigError(f"{n_codebooks} codebooks asked for; this stream has 1 to {available}")
     return n_codebooks
@@ -76,7 +80,7 @@ def truncate_file(
     """
     check_writable(target, overwrite=overwrite)
     header = header_of(source)
-    n_kept = stages_to_keep(header, kbps=kbps, n_codebooks=n_codebooks)
+    n_kept = stages_to_keep(header, kbps=kbps, n_codebooks=n_codebooks, model_folder=model_folder)
     before, after = StreamParser(), StreamParser()
     try:
         with replacing(target) as temporary, temporary.open("wb") as file:

@@ -303,7 +303,7 @@ def test_info_gives_the_promised_facts_to_programs_and_people(invoke, codec, enc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--kbps", "0.4"], "0.4 kbps is less than one stage of this model; expected 0.5 to 2 kbps"),
+        (["--kbps", "0.4"], "0.4 kbps is less than one stage; expected 0.5 to 2 kbps"),
         (["--codebooks", "9"], "9 codebooks asked for; this model has 1 to 4"),
     ],
     ids=["rate", "stages"],

@@ -75,7 +75,7 @@ def evaluate(
     Raises:
         TelucodecError: a rate the model does not have, or a file in ``keep`` that would be overwritten.
     """
-    rates = {rate: choose_codebooks(codec.config, kbps=rate) for rate in kbps}
+    rates = {rate: choose_codebooks(codec, kbps=rate) for rate in kbps}
     if keep is not None:
         _check_targets(clips, rates, keep, overwrite=overwrite)
     return _rows(codec, clips, rates, keep)

@@ -3,17 +3,23 @@
 Shapes: Q codebooks, L frames.
 """
 
+import json
 import logging
 from pathlib import Path
 
 import numpy as np
 
 from telucodec.bitstream.bitpack import Codes
+from telucodec.coders import RATES
 from telucodec.config import DataConfig
+from telucodec.errors import DataError
+from telucodec.files import replacing
 from telucodec.model.codec import Codec, load_codec
+from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.fitting import fit_tables
 from telucodec.prior.tables import TABLES, Tables
-from telucodec.train.data import Corpus, load_corpus
+from telucodec.streaming import FILE_FRAMES
+from telucodec.train.data import Corpus, load_corpus, split_speakers
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +35,47 @@ def fit_entropy(
         ModelError: ``folder`` holds no weights.
         DataError: ``data_dir`` holds no audio.
     """
+    config = DataConfig()
     codec = load_codec(folder, device=device)
-    corpus = load_corpus(data_dir, codec.config.sample_rate_hz, DataConfig())
-    tables = tables_for(codec, corpus, max_minutes=max_minutes, seed=seed)
+    corpus = load_corpus(data_dir, codec.config.sample_rate_hz, config)
+    try:
+        corpus, held_out = split_speakers(corpus, config.validation_share)
+    except DataError:
+        log.warning("too few clips to hold some out: the rates are those of the clips the tables were fitted to")
+        held_out = corpus
+    return write_entropy(folder, codec, corpus, held_out, max_minutes=max_minutes, seed=seed)
+
+
+def write_entropy(
+    folder: Path,
+    codec: Codec,
+    corpus: Corpus,
+    held_out: Corpus,
+    *,
+    max_minutes: float = MINUTES,
+    seed: int = 0,
+) -> Tables:
+    """Tables fitted to ``corpus``, and the rates they give on ``held_out``, written into ``folder``."""
+    codes = codes_of(codec, corpus, max_minutes=max_minutes, seed=seed)
+    tables = fit_tables(codes, codebook_size=codec.config.quantizer.codebook_size)
+    unseen = codes_of(codec, held_out, max_minutes=max_minutes, seed=seed)
+    rates = measured_kbps(EntropyCoder.from_tables(tables), unseen, codec.config.frame_rate_hz)
     tables.save(folder / TABLES)
+    with replacing(folder / RATES) as temporary:
+        temporary.write_text(json.dumps({"kbps": rates}) + "\n", encoding="utf-8")
+    log.info("entropy tables: %d clips counted, all stages take %.2f kbps", len(codes), rates[-1])
     return tables
 
 
-def tables_for(codec: Codec, corpus: Corpus, *, max_minutes: float = MINUTES, seed: int = 0) -> Tables:
-    """Tables for the codes that ``codec`` makes of at most ``max_minutes`` of ``corpus``."""
-    codes = codes_of(codec, corpus, max_minutes=max_minutes, seed=seed)
-    log.info("entropy tables: %d clips encoded", len(codes))
-    return fit_tables(codes, codebook_size=codec.config.quantizer.codebook_size)
+def measured_kbps(coder: EntropyCoder, codes: list[Codes], frame_rate_hz: float) -> list[float]:
+    """Mean payload rate of the first 1 to Q stages of ``codes``, in packets as files have them."""
+    n_bits = np.zeros(len(codes[0]))
+    for clip in codes:
+        for start in range(0, clip.shape[1], FILE_FRAMES):
+            packet = clip[:, start : start + FILE_FRAMES]
+            n_bits += [8 * len(coder.encode(packet[:stages])) for stages in range(1, len(packet) + 1)]
+    n_frames = sum(clip.shape[1] for clip in codes)
+    return [round(float(bits) / n_frames * frame_rate_hz / 1000, 4) for bits in n_bits]
 
 
 def codes_of(codec: Codec, corpus: Corpus, *, max_minutes: float, seed: int) -> list[Codes]:

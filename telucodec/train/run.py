@@ -33,6 +33,7 @@ from telucodec.train.checkpoint import checkpoints, load_checkpoint, save_checkp
 from telucodec.train.data import Batches, Corpus, batches_from, load_corpus, split_speakers
 from telucodec.train.diagnostics import RunLog, step_scalars
 from telucodec.train.engine import Fabric, build_fabric
+from telucodec.train.entropy import write_entropy
 from telucodec.train.loop import StepResult, Trainee, train, train_step
 from telucodec.train.losses import MelLoss, ReconstructionLoss
 from telucodec.train.optim import WeightAverage, build_optimizer
@@ -210,12 +211,15 @@ class Run:
         self.epoch = EpochMeter()
 
     def export(self) -> Path:
-        """Write the weights folder: averaged weights, configuration, card."""
+        """Write the weights folder: averaged weights, configuration, card, entropy tables."""
         folder = self.folder / "weights"
         codec = self.evaluated()
         save_codec(codec, folder)
         text = model_card(codec, self.config, self.corpus, self.trainee.step, self.figures)
         (folder / "README.md").write_text(text, encoding="utf-8")
+        write_entropy(
+            folder, codec, self.corpus, self.held_out, max_minutes=self.config.train.entropy_minutes
+        )
         return folder
 
 
