@@ -179,27 +179,20 @@ def encode(
     if (raw or rate is not None) and not (is_pipe and raw and rate is not None):
         raise typer.BadParameter("--raw goes with --rate HZ and with - as source and target")
 
-    from telucodec.pipeline import (
-        EncodeOptions,
-        choose_codebooks,
-        encode_jobs,
-        encode_pipe,
-        encode_tree,
-        open_codec,
-    )
+    from telucodec import pipeline
     from telucodec.pipes import PcmFormat
 
-    jobs = [] if is_pipe else encode_jobs(source, target, overwrite=overwrite)
-    codec = open_codec(model, device=device)
-    n_codebooks = choose_codebooks(codec, kbps=kbps, n_codebooks=codebooks, entropy=entropy)
-    options = EncodeOptions(
+    jobs = [] if is_pipe else pipeline.encode_jobs(source, target, overwrite=overwrite)
+    codec = pipeline.open_codec(model, device=device)
+    n_codebooks = pipeline.choose_codebooks(codec, kbps=kbps, n_codebooks=codebooks, entropy=entropy)
+    options = pipeline.EncodeOptions(
         n_codebooks=n_codebooks, frames_per_packet=packet_frames, entropy=entropy, has_seek_table=seek_table
     )
     if is_pipe:
         form = PcmFormat(rate_hz=rate, n_channels=channels) if rate is not None else None
-        encode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, raw=form, options=options)
+        pipeline.encode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, raw=form, options=options)
         return
-    reports = encode_tree(codec, jobs, options=options, overwrite=overwrite)
+    reports = pipeline.encode_tree(codec, jobs, options=options, overwrite=overwrite)
     show_reports(reports, len(jobs), "encoding", as_json)
 
 
@@ -431,18 +424,10 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Describe a .codes file, every checksum verified; status 1 if it is damaged. Needs no model."""
-    from telucodec.bitstream.parser import StreamParser
     from telucodec.errors import BitstreamError
-    from telucodec.files import read_blocks
+    from telucodec.truncate import summary_of
 
-    parser = StreamParser()
-    try:
-        for piece in read_blocks(file):
-            parser.push(piece)
-        parser.finish()
-    except BitstreamError as error:
-        raise BitstreamError(f"{file}: {error}") from error
-    summary = parser.summary()
+    summary = summary_of(file)
     show_facts({"file": str(file)} | summary.describe(), as_json)
     if summary.damages:
         n_more = len(summary.damages) - 1

@@ -56,6 +56,18 @@ def header_of(source: Path) -> Header:
         raise BitstreamError(f"{source}: {error}") from error
 
 
+def summary_of(source: Path) -> Summary:
+    """Read a whole stream and check every checksum in it; raises `BitstreamError` with the file's name."""
+    parser = StreamParser()
+    try:
+        for _ in _seen(source, parser):
+            pass
+        parser.finish()
+    except BitstreamError as error:
+        raise BitstreamError(f"{source}: {error}") from error
+    return parser.summary()
+
+
 def _seen(source: Path, parser: StreamParser) -> Iterator[bytes]:
     for piece in read_blocks(source):
         parser.push(piece)

@@ -41,7 +41,9 @@ def fit_entropy(
     try:
         corpus, held_out = split_speakers(corpus, config.validation_share)
     except DataError:
-        log.warning("too few clips to hold some out: the rates are those of the clips the tables were fitted to")
+        log.warning(
+            "too few clips to hold some out: the rates are those of the clips the tables were fitted to"
+        )
         held_out = corpus
     return write_entropy(folder, codec, corpus, held_out, max_minutes=max_minutes, seed=seed)
 
