@@ -150,7 +150,7 @@ class LossConfig:
     stft: float = 0.0
     mel: float = 2.0
     spectrum: float = 3.0
-    vq: float = 5.0
+    vq: float = 40.0  # holds the latents' scale; at 5 they grow and the output scale sinks, see docs/log.md
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -242,7 +242,9 @@ class EpochMeter:
         """What the person in front of the run reads at the end of an epoch."""
         mean = {name: value.item() / max(1, self.n_steps) for name, value in self.sums.items()}
         terms = "  ".join(
-            f"{name} {mean[name]:.4f}" for name in ("l1", "mse", "rms", "stft", "mel") if name in mean
+            f"{name} {mean[name]:.4f}"
+            for name in ("l1", "mse", "rms", "stft", "mel", "spectrum")
+            if name in mean
         )
         lines = [
             f"epoch {-(-step // steps_per_epoch) - 1} (step {step})  loss {mean['total']:.4f}  {terms}",
