@@ -117,12 +117,6 @@ def _whole(path: Path, info: AudioInfo, blocks: Iterator[Samples]) -> Iterator[S
         )
 
 
-def audio_info(path: Path) -> AudioInfo:
-    """Rate, channels and length as the header gives them, without decoding; raises as `read_audio`."""
-    with _opened(path) as file:
-        return _info(path, file)
-
-
 def resampled_length(n_samples: int, from_hz: int, to_hz: int) -> int:
     """Samples that ``n_samples`` become: the duration, rounded up."""
     return -(-n_samples * to_hz // from_hz)

@@ -170,8 +170,8 @@ class OptimConfig:
     weight_ema_decay: float = 0.999  # 0 keeps no averaged weights
 
 
-VALIDATION_FIGURES = ("mel", "l1", "snr_db", "range_ratio")
-"""What a run measures on its validation clips, at each of ``train.validation_kbps``."""
+BEST_METRICS = ("mel", "l1", "snr_db")
+"""Validation figures by which a checkpoint can be the best, at each of ``train.validation_kbps``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class TrainConfig:
     save_every: int = 500
     keep_last: int = 2
     validation_kbps: tuple[float, ...] = (1.5, 3.0, 6.0, 9.0)
-    best_metric: str = "mel@6"  # lower is better for mel and l1, higher for the others
+    best_metric: str = "mel@6"  # lower is better for mel and l1, higher for snr_db
     n_validation_clips: int = 24
     entropy_minutes: float = 60.0  # of training audio that the entropy tables are fitted to at the end
 
@@ -208,7 +208,7 @@ class TrainConfig:
         _require(
             bool(self.validation_kbps), "train.validation_kbps", self.validation_kbps, "at least one rate"
         )
-        measured = [f"{name}@{rate:g}" for name in VALIDATION_FIGURES for rate in self.validation_kbps]
+        measured = [f"{name}@{rate:g}" for name in BEST_METRICS for rate in self.validation_kbps]
         _require(
             self.best_metric in measured,
             "train.best_metric",

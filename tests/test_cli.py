@@ -326,7 +326,7 @@ def test_a_model_that_is_not_there_is_refused(tmp_path, invoke, write_noise):
 def test_eval_shows_files_and_means_with_intervals(tmp_path, invoke, model_folder, write_noise):
     for name, n_samples in (("a.wav", 8_000), ("b.wav", 9_000)):
         write_noise(tmp_path / "in" / name, n_samples)
-    result = invoke("eval", tmp_path / "in", "--kbps", 1, "--kbps", 2, "--model", model_folder, "--snr")
+    result = invoke("eval", tmp_path / "in", "--kbps", 1, 2, "--model", model_folder, "--snr")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:5]] == ["a.wav", "a.wav", "b.wav", "b.wav"]
