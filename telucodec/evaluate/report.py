@@ -39,6 +39,7 @@ class Row:
     missing: dict[str, str]
     encode_s: float  # seconds of work per second of audio, reading and writing files included
     decode_s: float
+    system: str = ""
 
     @property
     def work_s(self) -> float:
