@@ -372,3 +372,20 @@ def test_labels_of_families_do_not_touch():
 def test_the_report_needs_no_torch():
     probe = "import sys, telucodec.evaluate.listening.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+def luminance(color):
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_every_color_of_text_can_be_read(text, theme):
+    """Contrast of at least 4.5 to 1 (WCAG 2.2, 1.4.3) with the paper, for text and for every family."""
+    block = re.findall(r":root \{(.*?)\}", text, re.DOTALL)[theme]
+    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
+    paper = luminance(colors["paper"])
+    for name in ("ink", "soft", "focus", "less", "more", "f0", "f1", "f2", "f3", "f4", "f5"):
+        lighter, darker = sorted([paper, luminance(colors[name])], reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, name

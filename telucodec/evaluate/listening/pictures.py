@@ -103,7 +103,7 @@ def codes_uri(codes: NDArray[Any]) -> str:
     for stage, line in enumerate(codes):
         _, place, counts = np.unique(line, return_inverse=True, return_counts=True)
         use[stage] = np.log(counts[place])
-    picture = _painted(0.1 + 0.7 * use / max(float(use.max()), np.log(2.0)), _INK)
+    picture = _painted(0.08 + 0.56 * use / max(float(use.max()), np.log(2.0)), _INK)
     return _webp(picture[::-1], lossless=True)
 
 

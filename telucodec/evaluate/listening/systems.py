@@ -7,7 +7,7 @@ that of `report.mean_interval`, so the page shows the numbers of the command's o
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from telucodec.evaluate.report import FULL, MISSING, Column, Interval, Row, mean_interval
 
@@ -33,6 +33,7 @@ class System:
 
     name: str
     rows: tuple[Row, ...]
+    _known: dict[tuple[str, str | None], Interval] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def family(self) -> str:
@@ -59,7 +60,13 @@ class System:
 
     def interval(self, figure: str, folder: str | None = None) -> Interval:
         """Mean of a figure over the clips of one folder, or of all."""
-        return mean_interval([row.figure(figure) for row in self.rows if folder in (None, row.folder)])
+        if (
+            figure,
+            folder,
+        ) not in self._known:  # tables and plots ask again; of a thousand clips it takes time
+            values = [row.figure(figure) for row in self.rows if folder in (None, row.folder)]
+            self._known[figure, folder] = mean_interval(values)
+        return self._known[figure, folder]
 
     def row_of(self, clip: str, folder: str) -> Row | None:
         """What was measured on one clip; stored rows may know its folder by another name."""

@@ -70,7 +70,7 @@ class Test {
   }
 
   show() {
-    this.deck?.pause();
+    this.deck?.drop();
     const { card } = this.trials[this.index];
     const isPlaying = this.index > 0;
     document.getElementById("room-title").textContent = `${this.title}: ${this.index + 1} of ${this.trials.length}`;
@@ -100,7 +100,7 @@ class Test {
   }
 
   finish() {
-    this.deck.pause();
+    this.deck.drop();
     test = null;
     document.getElementById("room-title").textContent = `${this.title}: done`;
     const foot = element("div", { className: "room-foot" },
@@ -236,6 +236,7 @@ function setUpTests() {
   const [a, b] = ["a", "b"].map((name) => document.querySelector(`#abx-setup [name=${name}]`));
   for (const select of [a, b]) select.append(...[original, ...names].filter(Boolean).map((name) => element("option", { value: name, textContent: name })));
   b.selectedIndex = Math.min(1, names.length);
+  checkPair();
 }
 
 document.getElementById("mushra-setup").onsubmit = (event) => {
@@ -256,9 +257,19 @@ document.getElementById("abx-setup").onsubmit = (event) => {
   if (usable.length) new Abx("ABX", trials.slice(0, Number(form.get("trials")))).open();
 };
 
+// A form that could not start a test says so when it is sent.
+function checkPair() {
+  const form = document.getElementById("abx-setup");
+  const [a, b] = [form.a.value, form.b.value];
+  const isCommon = cards.some((card) => [a, b].every((name) => card.takes.some((take) => take.name === name)));
+  const problem = a === b ? "Choose two different versions." : isCommon ? "" : "No clip has both versions.";
+  form.b.setCustomValidity(problem);
+}
+document.getElementById("abx-setup").onchange = checkPair;
+
 document.getElementById("leave").onclick = () => room.close();
 room.onclose = () => {
-  test?.deck.pause();
+  test?.deck.drop();
   test = null;
 };
 
@@ -272,11 +283,16 @@ function onBlindKey(event) {
   action();
 }
 
+let isSpaceTaken = false;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
   if (event.key === " " && keepsSpace(event.target)) return;
   if (room.open) onBlindKey(event);
   else onListenKey(event);
+  isSpaceTaken = event.key === " " && event.defaultPrevented;
+});
+document.addEventListener("keyup", (event) => {
+  if (event.key === " " && isSpaceTaken) event.preventDefault(); // some browsers press buttons only now
 });
 
 setUpTests();

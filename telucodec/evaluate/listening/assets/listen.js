@@ -75,7 +75,7 @@ class Card {
   }
 
   toggleLoop() {
-    this.deck.setLoop(!this.deck.isLooping, this.deck.isLooping ? null : this.deck.part);
+    this.deck.setLoop(!this.deck.isLooping);
   }
 
   select(index) {
@@ -97,7 +97,7 @@ class Card {
     });
     this.figures.forEach((figure, index) => {
       figure.classList.toggle("shown", index === this.shown);
-      figure.querySelector("figcaption").dataset.note = this.noteOf(index);
+      figure.querySelector("figcaption").dataset.note = index === deck.heard ? "you hear this" : "";
     });
     article.classList.toggle("marked", deck.part !== null);
     if (deck.part) {
@@ -112,13 +112,6 @@ class Card {
         this.drawPosition();
       });
     }
-  }
-
-  noteOf(index) {
-    const notes = [];
-    if (index === this.deck.heard) notes.push("you hear this");
-    if (index > 0) notes.push("spectrogram, difference from the original, waveform over that of the original");
-    return notes.join("; ");
   }
 
   drawPosition() {
@@ -166,7 +159,7 @@ function goTo(card) {
   const wasPlaying = Card.current?.deck.isPlaying;
   Card.current?.deck.pause();
   Card.choose(card);
-  card.article.scrollIntoView({ block: "start" });
+  card.article.scrollIntoView({ block: "start", behavior: "instant" });
   if (wasPlaying) card.deck.play();
 }
 

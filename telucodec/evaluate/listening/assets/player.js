@@ -41,6 +41,7 @@ class Deck {
     this.restsAt = 0; // where it stands while nothing sounds
     this.startsAt = 0; // audio clock at which position restsAt sounded
     this.isLoading = false;
+    this.isDropped = false;
   }
 
   get isPlaying() {
@@ -71,20 +72,20 @@ class Deck {
       this.isLoading = false;
       this.onChange();
     }
-    if (Sound.playing && Sound.playing !== this) Sound.playing.pause();
+    if (this.isDropped) return;
+    if (Sound.playing !== this) Sound.playing?.pause();
     Sound.playing = this;
-    this.start(buffers);
     this.buffers = buffers;
+    this.start();
     this.onChange();
   }
 
-  start(buffers) {
+  start() {
     const [from, to] = this.span;
-    const end = this.part && !this.isLooping ? this.seconds : to;
-    let offset = this.restsAt;
-    if (offset >= end - 0.02 || (this.isLooping && offset < from)) offset = from;
+    const isOutside = this.restsAt < from || this.restsAt >= to - 0.02;
+    const offset = isOutside ? from : this.restsAt;
     const when = Sound.context.currentTime + LEAD_S;
-    this.voices = buffers.map((buffer, index) => {
+    this.voices = this.buffers.map((buffer, index) => {
       const source = new AudioBufferSourceNode(Sound.context, { buffer, loop: this.isLooping, loopStart: from, loopEnd: to });
       const gain = new GainNode(Sound.context, { gain: this.gainOf(index) });
       source.connect(gain).connect(Sound.context.destination);
@@ -95,7 +96,7 @@ class Deck {
     this.startsAt = when;
     const voices = this.voices;
     voices[0].source.onended = () => {
-      if (this.voices === voices) this.stop(this.part ? from : 0);
+      if (this.voices === voices) this.stop(0);
     };
   }
 
@@ -113,28 +114,31 @@ class Deck {
     if (this.isPlaying) this.stop(this.position);
   }
 
+  // For good, even if its sound is still being decoded.
+  drop() {
+    this.isDropped = true;
+    this.pause();
+  }
+
   toggle() {
     return this.isPlaying ? this.pause() : this.play();
   }
 
   seek(seconds) {
-    const place = Math.min(Math.max(0, seconds), this.seconds);
-    this.moveTo(place);
-  }
-
-  moveTo(place) {
     const wasPlaying = this.isPlaying;
+    const place = Math.min(Math.max(0, seconds), this.seconds);
     if (wasPlaying) this.stop(place);
     this.restsAt = place;
-    if (wasPlaying) this.start(this.buffers);
+    if (wasPlaying) this.start();
     this.onChange();
   }
 
-  setLoop(isLooping, part = this.part) {
+  // A part is always repeated; without one, all or nothing is.
+  setLoop(isLooping, part = null) {
     const place = this.position;
     this.isLooping = isLooping;
     this.part = part;
-    this.moveTo(part && (place < part[0] || place > part[1]) ? part[0] : place);
+    this.seek(part && (place < part[0] || place > part[1]) ? part[0] : place);
   }
 
   select(index) {
