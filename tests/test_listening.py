@@ -8,6 +8,8 @@ import math
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +167,33 @@ def test_a_metric_that_nobody_could_measure_is_named_with_its_reason(tmp_path):
     text = write(tmp_path / "r.html", [], rows)
     assert "Not measured: no system has ViSQOL." in text
     assert "visqol is missing for 1 of the results: the package is not installed" in text
+
+
+def test_systems_measured_on_other_clips_are_pointed_out(tmp_path, text):
+    rows = [make_row(), make_row(clip="te/b.wav", system="opus 8")]
+    assert "do not compare one to one" in write(tmp_path / "r.html", [], rows)
+    assert "do not compare one to one" not in text
+
+
+def test_folders_have_tables_of_their_own_if_there_are_several(tmp_path, text):
+    rows = [make_row(), make_row(clip="en/b.wav", folder="en", snr_db=9.0)]
+    page = Page(write(tmp_path / "r.html", [], rows))
+    assert ["telucodec 6", "9.00", "7.00"] in page.rows
+    assert "By folder" not in text
+
+
+def test_everything_that_the_page_is_made_of_is_packaged():
+    root = Path(__file__).parents[1]
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["telucodec"]
+    assets = [
+        path
+        for path in (root / "telucodec" / "evaluate" / "listening").rglob("*")
+        if path.suffix in {".html", ".css", ".js"}
+    ]
+    assert len(assets) >= 3
+    for path in assets:
+        assert any(path.relative_to(root / "telucodec").match(pattern) for pattern in patterns), path
 
 
 def test_names_from_files_are_escaped_wherever_they_appear(tmp_path):

@@ -88,6 +88,7 @@ def render(clips: Sequence[ReportClip], rows: Sequence[Row], *, title: str, mode
         systems=systems,
         families=family_indices(systems),
         n_measured=len({(row.folder, row.clip) for row in rows}),
+        is_mixed=len({frozenset(row.clip for row in system.rows) for system in systems if system.rows}) > 1,
         tables=_tables(systems, rows),
         plots=rate_plots(systems),
         plot_size=(WIDTH, HEIGHT),

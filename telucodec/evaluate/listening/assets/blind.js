@@ -235,7 +235,7 @@ function setUpTests() {
   const original = cards[0]?.takes[0].name;
   const [a, b] = ["a", "b"].map((name) => document.querySelector(`#abx-setup [name=${name}]`));
   for (const select of [a, b]) select.append(...[original, ...names].filter(Boolean).map((name) => element("option", { value: name, textContent: name })));
-  b.selectedIndex = Math.min(1, names.length);
+  b.selectedIndex = Math.min(cards[0]?.shown ?? 0, names.length);
   checkPair();
 }
 
