@@ -46,11 +46,11 @@ def make_clip(clip="te/a.wav", names=("telucodec 3", "telucodec 6", "opus 8"), *
     return ReportClip(**fields | {"estimates": estimates} | changes)
 
 
-def make_row(clip="te/a.wav", system="telucodec 6", kbps=6.0, folder="te", snr_db=7.0, missing=None):
+def make_row(clip="te/a.wav", system="telucodec 6", kbps=6.0, folder="te", snr_db=7.0, missing=None, **more):
     return Row(
         clip=clip, folder=folder, seconds=0.5, n_codebooks=4, kbps_wanted=kbps, kbps=kbps + 0.5,
         payload_kbps=kbps, metrics={"snr_db": snr_db, "pesq_wb": 2.25, "stoi": 0.875},
-        missing=missing or {}, encode_s=0.01, decode_s=0.02, system=system,
+        missing=missing or {}, encode_s=0.01, decode_s=0.02, system=system, **more,
     )  # fmt: skip
 
 
@@ -180,6 +180,17 @@ def test_folders_have_tables_of_their_own_if_there_are_several(tmp_path, text):
     page = Page(write(tmp_path / "r.html", [], rows))
     assert ["telucodec 6", "9.00", "7.00"] in page.rows
     assert "By folder" not in text
+
+
+def test_languages_have_tables_where_they_are_known(tmp_path):
+    rows = [
+        make_row(language="te"),
+        make_row(clip="b.wav", language="ml", snr_db=9.0),
+        make_row(clip="c.wav"),
+    ]
+    text = write(tmp_path / "r.html", [], rows)
+    assert ["telucodec 6", "9.00", "7.00"] in Page(text).rows
+    assert "By language" in text
 
 
 def test_everything_that_the_page_is_made_of_is_packaged():

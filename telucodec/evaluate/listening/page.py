@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jinja2
 from markupsafe import Markup
@@ -20,13 +21,14 @@ from telucodec.evaluate.listening import pictures, sound
 from telucodec.evaluate.listening.clip import ReportClip, Signal
 from telucodec.evaluate.listening.plots import HEIGHT, WIDTH, family_indices, rate_plots
 from telucodec.evaluate.listening.systems import (
-    BY_FOLDER,
     HEADLINE,
     PER_CLIP,
+    PER_GROUP,
     System,
     clip_cells,
     columns_of,
-    folder_table,
+    group_table,
+    list_groups,
     list_systems,
     table,
 )
@@ -118,16 +120,19 @@ def _asset(name: str) -> Markup:
 
 
 def _tables(systems: Sequence[System], rows: Sequence[Row]) -> dict[str, object]:
-    """The headline, every figure, and one table per quality figure with a column per folder."""
+    """The headline, every figure, and one table per quality figure with a column per group."""
     columns = columns_of(rows)
-    folders = sorted({row.folder for row in rows})
-    by_folder = [(column, folder_table(systems, column, folders)) for column in BY_FOLDER]
+    kinds: tuple[Literal["folder"], Literal["language"]] = ("folder", "language")
+    grouped = {}
+    for by in kinds:
+        if groups := list_groups(rows, by):
+            lines = [(column, group_table(systems, column, groups)) for column in PER_GROUP]
+            grouped[by] = ([name for _, name in groups], lines)
     return {
         "headline": (HEADLINE, table(systems, HEADLINE)),
         "per_clip": PER_CLIP,
         "full": (columns, table(systems, columns)),
-        "folders": folders,
-        "by_folder": by_folder if len(folders) > 1 else [],
+        "grouped": grouped,
     }
 
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from telucodec.evaluate.report import FULL, MISSING, Column, Interval, Row, mean_interval
 
@@ -23,7 +24,9 @@ HEADLINE = (
     Column("kbps", "kbps with header", ".2f"),
 )
 PER_CLIP = tuple(column for column in HEADLINE if column.name not in {"kbps", "range_ratio"})
-BY_FOLDER = tuple(column for column in HEADLINE if column.name in {"pesq_wb", "stoi", "visqol", "snr_db"})
+PER_GROUP = tuple(column for column in HEADLINE if column.name in {"pesq_wb", "stoi", "visqol", "snr_db"})
+Group = tuple[Literal["folder", "language"], str]
+"""Clips that have a field in common: its name and its value."""
 _NUMBER_AT_END = re.compile(r"(?P<family>.*\S)[\s@]+(?P<setting>\d+(\.\d+)?)")
 
 
@@ -33,7 +36,7 @@ class System:
 
     name: str
     rows: tuple[Row, ...]
-    _known: dict[tuple[str, str | None], Interval] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[tuple[str, Group | None], Interval] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def family(self) -> str:
@@ -58,15 +61,16 @@ class System:
         payload = self.interval("payload_kbps")
         return payload if payload.n else self.interval("kbps")
 
-    def interval(self, figure: str, folder: str | None = None) -> Interval:
-        """Mean of a figure over the clips of one folder, or of all."""
-        if (
-            figure,
-            folder,
-        ) not in self._known:  # tables and plots ask again; of a thousand clips it takes time
-            values = [row.figure(figure) for row in self.rows if folder in (None, row.folder)]
-            self._known[figure, folder] = mean_interval(values)
-        return self._known[figure, folder]
+    def interval(self, figure: str, group: Group | None = None) -> Interval:
+        """Mean of a figure over the clips of a group, or over all; kept, for tables and plots ask again."""
+        if (figure, group) not in self._known:
+            values = [row.figure(figure) for row in self.rows_of(group)]
+            self._known[figure, group] = mean_interval(values)
+        return self._known[figure, group]
+
+    def rows_of(self, group: Group | None) -> list[Row]:
+        """The rows of a group, or all."""
+        return [row for row in self.rows if group is None or getattr(row, group[0]) == group[1]]
 
     def row_of(self, clip: str, folder: str) -> Row | None:
         """What was measured on one clip; stored rows may know its folder by another name."""
@@ -123,12 +127,17 @@ def table(systems: Sequence[System], columns: Sequence[Column]) -> list[Line]:
     ]
 
 
-def folder_table(systems: Sequence[System], column: Column, folders: Sequence[str]) -> list[Line]:
-    """One line per measured system, one cell per folder, one figure."""
+def list_groups(rows: Iterable[Row], by: Literal["folder", "language"]) -> list[Group]:
+    """The groups that the rows fall into; none if there are not at least two."""
+    found = sorted({getattr(row, by) for row in rows} - {""})
+    return [(by, value) for value in found] if len(found) > 1 else []
+
+
+def group_table(systems: Sequence[System], column: Column, groups: Sequence[Group]) -> list[Line]:
+    """One line per measured system, one cell per group, one figure."""
     lines = []
     for system in systems:
-        counts = {folder: sum(row.folder == folder for row in system.rows) for folder in folders}
-        cells = [cell(column, system.interval(column.name, name), counts[name]) for name in folders]
+        cells = [cell(column, system.interval(column.name, g), len(system.rows_of(g))) for g in groups]
         lines += [Line(system, tuple(cells))] if system.rows else []
     return lines
 
