@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from telucodec.bitstream.bitpack import ABSENT
 from telucodec.errors import TelucodecError
 from telucodec.evaluate.listening import ReportClip, write_report
 from telucodec.evaluate.listening.pictures import (
@@ -365,6 +366,15 @@ def test_in_the_picture_of_codes_the_coarse_stage_is_on_top_and_frequent_codewor
     pixels = np.asarray(image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
     assert pixels.shape[:2] == (2, 4)
     assert pixels[0].max() < pixels[1].min()
+
+
+def test_stages_that_a_frame_goes_without_are_blank_and_not_counted():
+    image = pytest.importorskip("PIL.Image")
+    codes = np.array([[1, 2, 1, 2], [5, ABSENT, 6, ABSENT], [ABSENT] * 4], np.uint16)
+    assert [(use.n_used, use.entropy_bits) for use in code_use(codes)] == [(2, 1.0), (2, 1.0), (0, 0.0)]
+    uri = codes_uri(codes)
+    pixels = np.asarray(image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+    assert np.array_equal(pixels.min(axis=2) == 255, codes == ABSENT)
 
 
 def test_ours_come_first_then_families_by_rate():

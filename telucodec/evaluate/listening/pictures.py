@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from telucodec.bitstream.bitpack import ABSENT
 from telucodec.evaluate.listening.clip import Signal
 
 Floats = NDArray[np.float64]
@@ -41,7 +42,7 @@ class StageUse:
 
     stage: int  # from 1, coarse first
     n_used: int  # different codewords
-    entropy_bits: float  # of their frequencies in the stream, per frame
+    entropy_bits: float  # of their frequencies, per frame that has this stage; 0 without any
 
 
 def spectrogram_db(wav: Signal, rate_hz: int) -> Floats:
@@ -91,19 +92,24 @@ def code_use(codes: NDArray[Any]) -> list[StageUse]:
     """What each stage of ``[Q, L]`` used."""
     uses = []
     for stage, line in enumerate(codes, 1):
-        _, counts = np.unique(line, return_counts=True)
-        share = counts / counts.sum()
+        _, counts = np.unique(line[line != ABSENT], return_counts=True)
+        share = counts / max(1, counts.sum())
         uses.append(StageUse(stage, len(counts), float(-(share * np.log2(share)).sum()) + 0.0))
     return uses
 
 
 def codes_uri(codes: NDArray[Any]) -> str:
-    """``[Q, L]`` as a picture, a row for each stage: the darker, the more often the clip uses a word."""
+    """``[Q, L]`` as a picture, a row for each stage: the darker, the more often the clip uses a word.
+
+    Blank paper is a frame that goes without the stage (`ABSENT`).
+    """
     use = np.zeros(codes.shape)
     for stage, line in enumerate(codes):
         _, place, counts = np.unique(line, return_inverse=True, return_counts=True)
         use[stage] = np.log(counts[place])
-    picture = _painted(0.08 + 0.56 * use / max(float(use.max()), np.log(2.0)), _INK)
+    is_sent = codes != ABSENT
+    most = max(float(use[is_sent].max(initial=0.0)), np.log(2.0))
+    picture = _painted(np.where(is_sent, 0.08 + 0.56 * use / most, 0.0), _INK)
     return _webp(picture[::-1], lossless=True)
 
 
