@@ -384,6 +384,13 @@ def test_ours_come_first_then_families_by_rate():
     assert family_indices(systems) == {"telucodec": 0, "codec2": 1, "opus": 2}
 
 
+def test_only_ours_looks_like_ours_however_many_families_there_are():
+    systems = list_systems([], ["telucodec 6", *(f"{letter} 1" for letter in "abcdefgh")])
+    indices = family_indices(systems)
+    assert indices.pop("telucodec") == 0
+    assert set(indices.values()) == {1, 2, 3, 4, 5}
+
+
 def test_a_row_that_names_no_system_is_ours_at_the_wanted_rate():
     (system,) = list_systems([make_row(system="", kbps=1.5)])
     assert (system.name, system.is_ours) == ("telucodec 1.5", True)

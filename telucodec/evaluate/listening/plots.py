@@ -35,7 +35,7 @@ class Series:
     """A family of systems, by rate."""
 
     family: str
-    index: int  # 0 is ours; the others count from 1, the same in every plot
+    index: int  # of `family_indices`
     points: tuple[Point, ...]
     label_y: float
 
@@ -73,10 +73,10 @@ def rate_plots(systems: Sequence[System]) -> list[Plot]:
 
 
 def family_indices(systems: Sequence[System]) -> dict[str, int]:
-    """A number for each family, for its color and marker: 0 for ours, then 1, 2, ... in order."""
+    """A number for each family, for its color and marker: 0 for ours, then 1 to 5 in turn."""
     others = dict.fromkeys(system.family for system in systems if not system.is_ours)
     ours = {system.family: 0 for system in systems if system.is_ours}
-    return ours | {family: index for index, family in enumerate(others, 1)}
+    return ours | {family: 1 + index % 5 for index, family in enumerate(others)}
 
 
 def _plot(systems: Sequence[System], column: Column) -> Plot:
