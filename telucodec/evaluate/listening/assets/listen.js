@@ -58,10 +58,17 @@ class Card {
       from = share(event);
       time.setPointerCapture(event.pointerId);
     };
-    time.onpointercancel = () => (from = null);
+    const endsAt = (event) => [from, share(event)].sort((a, b) => a - b);
+    time.onpointermove = (event) => {
+      if (from !== null) this.drawPart(endsAt(event));
+    };
+    time.onpointercancel = () => {
+      from = null;
+      this.draw();
+    };
     time.onpointerup = (event) => {
       if (from === null) return;
-      const ends = [from, share(event)].sort((a, b) => a - b);
+      const ends = endsAt(event);
       from = null;
       if (ends[1] - ends[0] > DRAG_SHARE) this.deck.setLoop(true, ends.map((end) => end * this.seconds));
       else this.deck.seek(ends[1] * this.seconds);
@@ -99,11 +106,7 @@ class Card {
       figure.classList.toggle("shown", index === this.shown);
       figure.querySelector("figcaption").dataset.note = index === deck.heard ? "you hear this" : "";
     });
-    article.classList.toggle("marked", deck.part !== null);
-    if (deck.part) {
-      article.style.setProperty("--from", deck.part[0] / this.seconds);
-      article.style.setProperty("--to", deck.part[1] / this.seconds);
-    }
+    this.drawPart(deck.part?.map((end) => end / this.seconds));
     this.drawPosition();
     if (deck.isPlaying && !this.isFollowed) {
       this.isFollowed = true;
@@ -112,6 +115,12 @@ class Card {
         this.drawPosition();
       });
     }
+  }
+
+  // ends: shares of the width; none without a part.
+  drawPart(ends) {
+    this.article.classList.toggle("marked", Boolean(ends));
+    ends?.forEach((end, index) => this.article.style.setProperty(["--from", "--to"][index], end));
   }
 
   drawPosition() {
