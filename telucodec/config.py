@@ -152,6 +152,7 @@ class LossConfig:
     spectrum: float = 3.0
     disturbance: float = 1.5
     envelope: float = 2.0
+    average_spectrum: float = 0.5
     vq: float = 10.0  # the higher, the smaller the latents and the nearer the output scale to 1
 
 
