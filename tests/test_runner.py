@@ -11,7 +11,8 @@ from telucodec.bitstream.container import summarize
 from telucodec.errors import ConfigError, TelucodecError
 from telucodec.evaluate.metrics import FAST, snr_db
 from telucodec.evaluate.report import Row
-from telucodec.evaluate.runner import evaluate, find_clips
+from telucodec.evaluate.runner import Plan, find_clips
+from telucodec.evaluate.runner import evaluate as evaluate_plan
 from telucodec.pipeline import Failure
 
 RATE_HZ = 16_000
@@ -26,6 +27,10 @@ def corpus(tmp_path):
         (folder / name).parent.mkdir(parents=True)
         soundfile.write(folder / name, 0.1 * generator.standard_normal((rate_hz // 2, n_channels)), rate_hz)
     return folder
+
+
+def evaluate(codec, clips, rates, *, overwrite=False, resume=None, **plan):
+    return evaluate_plan(codec, clips, Plan(rates=tuple(rates), **plan), overwrite=overwrite, resume=resume)
 
 
 def rows_of(*arguments, **options):
