@@ -155,11 +155,15 @@ def compare(
     """
     from telucodec.evaluate.compare import compare as compare_files
     from telucodec.evaluate.metrics import choose_metrics
+    from telucodec.evaluate.report import plain
 
     found = compare_files(reference, estimate, choose_metrics(metrics.split(",")))
     for change in found.changes:
         remark(change)
-    show_facts(found.describe(), as_json)
+    facts = found.describe()
+    if as_json:
+        facts = {name: plain(value) for name, value in facts.items()} | {"missing": found.measured.missing}
+    show_facts(facts, as_json)
     for name, reason in found.measured.missing.items():
         remark(f"{name} is missing: {reason}")
 

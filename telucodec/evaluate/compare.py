@@ -25,7 +25,7 @@ class Comparison:
     measured: Measured
 
     def describe(self) -> dict[str, Any]:
-        """Everything, in plain values; a metric that could not run is None."""
+        """Everything as it is; a metric that could not run is None."""
         names = {"reference": str(self.reference), "estimate": str(self.estimate)}
         facts = {"rate_hz": self.rate_hz, "seconds": self.seconds, "estimate_seconds": self.estimate_seconds}
         return names | facts | self.measured.values | dict.fromkeys(self.measured.missing)

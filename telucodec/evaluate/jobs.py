@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-import torch
-
 from telucodec.errors import TelucodecError
 
 Item = TypeVar("Item")
@@ -63,6 +61,8 @@ def in_order(
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch on one thread, as in the workers, so that sums come out the same."""
+    import torch
+
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -74,7 +74,6 @@ def one_thread() -> Iterator[None]:
 def _set_up(setup: Callable[[], Callable[[Any], Any]]) -> None:
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the rest
-    torch.set_num_threads(1)
     _work = setup()
 
 
@@ -84,7 +83,7 @@ def _call(item: Any) -> Any:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Variables that processes started meanwhile inherit."""
+    """Variables that processes started meanwhile inherit: read when a library is loaded, so not set later."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

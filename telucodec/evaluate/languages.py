@@ -18,13 +18,14 @@ TABLE = "languages.csv"
 def language_of(path: Path, source: Path) -> str:
     """The language of the recording ``path`` found in ``source``, itself or a folder; empty if unknown.
 
-    The nearest table counts, from the folder of the recording up to the one above ``source``.
+    The nearest table counts, from the folder of the recording up to the one above ``source`` (above the
+    folder it lies in, if it is a file).
 
     Raises:
         TelucodecError: a table lacks a column.
     """
     path, source = path.absolute(), source.absolute()
-    above = source.parent
+    above = source.parent if source.is_dir() else source.parent.parent
     for folder in path.parents:
         if (folder / TABLE).is_file():
             known = _read(folder / TABLE)

@@ -258,9 +258,9 @@ def row_object(row: Row) -> dict[str, Any]:
     fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
     del fields["metrics"], fields["missing"]
     figures = fields | row.metrics
-    odd = {name: str(value) for name, value in figures.items() if _plain(value) is None}
+    odd = {name: str(value) for name, value in figures.items() if plain(value) is None}
     return (
-        {name: _plain(value) for name, value in figures.items()}
+        {name: plain(value) for name, value in figures.items()}
         | dict.fromkeys(row.missing)
         | {"missing": row.missing, "not_finite": odd}
     )
@@ -289,7 +289,7 @@ def row_from_object(fields: Mapping[str, Any]) -> Row:
 def summary_object(summary: Summary) -> dict[str, Any]:
     """A summary as plain JSON values, each figure as mean, low, high and n."""
     figures = {
-        name: {"mean": _plain(i.mean), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
+        name: {"mean": plain(i.mean), "low": plain(i.low), "high": plain(i.high), "n": i.n}
         for name, i in summary.figures.items()
     }
     head = {
@@ -323,5 +323,6 @@ def _show_interval(column: Column, summary: Summary) -> str:
     return text if interval.n == summary.n_clips else f"{text} ({interval.n})"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value that strict JSON has: None for a figure that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
