@@ -273,7 +273,7 @@ def row_from_object(fields: Mapping[str, Any]) -> Row:
         TelucodecError: it is not a row.
     """
     known = {field.name for field in dataclasses.fields(Row)}
-    found = dict(fields)
+    found = {name: value for name, value in fields.items() if name not in ("source", "source_bytes")}
     missing: dict[str, str] = found.pop("missing", {})
     found |= {name: float(value) for name, value in found.pop("not_finite", {}).items()}
     found = {name: math.nan if value is None else value for name, value in found.items()}
