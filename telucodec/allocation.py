@@ -18,11 +18,12 @@ from telucodec.config import ModelConfig
 from telucodec.errors import ConfigError, ModelError
 from telucodec.prior.depths import choose_depths, cut, estimated_bits
 
-N_TRIALS = 5  # codings of the same packets in search of a price, at most
-CLOSE = 0.975  # of the budget is near enough
-SAFETY = 1.005  # times what was taken: the next trial should not miss by a hair
-N_DOUBLINGS = 10  # of the price, up and down, are searched
-N_FINE = 17  # prices that are tried inside one doubling
+PROBE_STEP = 4  # every such packet is coded to learn how far the estimates are off
+N_TRIALS = 4  # codings of all packets in search of a price, at most
+CLOSE = 0.97  # of the budget is near enough
+SAFETY = 1.008  # times what was taken, so that the next trial does not miss by a hair
+SPAN = 1024.0  # times the first price, up and down, is searched
+N_COARSE, N_FINE = 21, 25  # prices tried in the whole span, and then between two of them
 BLOCK = 64  # packets whose depths are chosen together, which bounds the memory
 
 
@@ -80,28 +81,28 @@ class Budgeted:
 
     def payloads(self, packets: Sequence[Frames], seconds: float) -> list[bytes]:
         """See `Allocator.payloads`."""
-        batch = _Batch(packets, self.bits)
+        batch, probe = _Batch(packets, self.bits), _Batch(packets[::PROBE_STEP], self.bits)
         budget = 1000 * self.kbps * seconds
-        coarse = self.price * 2.0 ** np.arange(-N_DOUBLINGS, N_DOUBLINGS + 1)
-        around = batch.estimates(coarse)
-        share = 1.0  # of the estimate that is really taken
-        best = None
-        for _ in range(N_TRIALS):
-            place = _cheapest(around, budget / share)
-            price, estimate = coarse[place], around[place]
-            if place:
-                fine = price * 2.0 ** np.linspace(-1, 0, N_FINE)
-                estimates = batch.estimates(fine)
-                place = _cheapest(estimates, budget / share)
-                price, estimate = fine[place], estimates[place]
-            found = batch.payloads(self.coder, price)
+        share, best = 1.0, None  # of the estimate that is really taken
+        for batch_tried in (probe, *[batch] * N_TRIALS):
+            price = self._price(batch, budget / share)
+            found = batch_tried.payloads(self.coder, price)
             taken = 8.0 * sum(map(len, found))
-            share = SAFETY * taken / estimate
-            if taken <= budget:
+            share = SAFETY * taken / batch_tried.estimates(np.array([price]))[0]
+            if batch_tried is batch and taken <= budget:
                 best = found
-                if taken >= CLOSE * budget or price == coarse[0]:
+                if taken >= CLOSE * budget or price <= self.price / SPAN:
                     break
-        return batch.payloads(self.coder, coarse[-1]) if best is None else best
+        return batch.payloads(self.coder, self.price * SPAN) if best is None else best
+
+    def _price(self, batch: "_Batch", budget: float) -> float:
+        """The lowest price, within `SPAN` of the first, whose estimate is at most ``budget`` bits."""
+        prices = self.price * np.geomspace(1 / SPAN, SPAN, N_COARSE)
+        place = _cheapest(batch.estimates(prices), budget)
+        if place:
+            prices = np.geomspace(prices[place - 1], prices[place], N_FINE)
+            place = _cheapest(batch.estimates(prices), budget)
+        return float(prices[place])
 
 
 def _cheapest(estimates: NDArray[np.floating], budget: float) -> int:
