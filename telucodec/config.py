@@ -152,7 +152,9 @@ class LossConfig:
     spectrum: float = 3.0
     disturbance: float = 1.5
     envelope: float = 2.0
-    vq: float = 10.0  # the higher, the smaller the latents and the nearer the output scale to 1, see docs/log.md
+    vq: float = (
+        10.0  # the higher, the smaller the latents and the nearer the output scale to 1, see docs/log.md
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ from telucodec.screen import progress, remark, show_facts, show_table
 
 if TYPE_CHECKING:
     from telucodec.evaluate.report import Row
+    from telucodec.evaluate.runner import Clip, Plan
+    from telucodec.model.codec import Codec
 
 DEFAULT_EVAL_KBPS = 6.0
 Metrics = Annotated[
@@ -35,6 +37,11 @@ Jobs = Annotated[
     int | None,
     typer.Option("--jobs", min=1, help="Clips at once. Default: one on every core, from 16 clips on."),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="OUT.html", help="Write a page to listen and look, with every table."),
+]
+ReportClips = Annotated[int, typer.Option("--report-clips", min=1, help="Clips to hear on that page.")]
 Resume = Annotated[
     Path | None,
     typer.Option(
@@ -82,6 +89,8 @@ def evaluate(
     keep: Keep = None,
     jobs: Jobs = None,
     resume: Resume = None,
+    report: Report = None,
+    report_clips: ReportClips = 10,
     model: Model = "speech-16k",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -99,8 +108,11 @@ def evaluate(
     from telucodec.evaluate import anchors, runner
     from telucodec.evaluate.jobs import default_jobs
     from telucodec.evaluate.metrics import choose_metrics
+    from telucodec.files import check_writable
     from telucodec.pipeline import choose_device, open_codec
 
+    if report is not None:
+        check_writable(report, overwrite=overwrite)
     clips = runner.find_clips(sources)
     plan = runner.Plan(
         rates=tuple(dict.fromkeys(kbps or [DEFAULT_EVAL_KBPS])),
@@ -113,12 +125,23 @@ def evaluate(
     results = runner.evaluate(codec, clips, plan, overwrite=overwrite, resume=resume)
     rows, failures = part(progress(results, len(clips) * len(plan.systems), "measuring"))
     if against_csv is not None and rows:
-        stored = anchors.read_stored(against_csv, rows)
-        for system, n_clips in anchors.unmatched(rows, stored).items():
-            remark(f"{against_csv} lacks {n_clips} of the clips for {system}")
-        rows += stored
+        rows += stored_rows(against_csv, rows)
     show_rows(rows, as_json=as_json, is_full=snr or metrics != "fast")
+    if report is not None and rows:
+        unusable = {failure.source for failure in failures}
+        heard = [clip for clip in clips if clip.path not in unusable]
+        write_page(report, codec, heard, plan, rows, report_clips)
     conclude(len(failures), len(clips))
+
+
+def stored_rows(table: Path, rows: "list[Row]") -> "list[Row]":
+    """Figures of other codecs from a table, and a line for each that lacks clips."""
+    from telucodec.evaluate import anchors
+
+    stored = anchors.read_stored(table, rows)
+    for system, n_clips in anchors.unmatched(rows, stored).items():
+        remark(f"{table} lacks {n_clips} of the clips for {system}")
+    return stored
 
 
 def show_rows(rows: "list[Row]", *, as_json: bool, is_full: bool) -> None:
@@ -140,6 +163,20 @@ def show_rows(rows: "list[Row]", *, as_json: bool, is_full: bool) -> None:
     n_jobs = max((row.n_jobs for row in rows), default=1)
     if n_jobs > 1:
         remark(f"times were taken with {n_jobs} clips at once; --jobs 1 gives those of one clip alone")
+
+
+def write_page(
+    path: Path, codec: "Codec", clips: "list[Clip]", plan: "Plan", rows: "list[Row]", n_clips: int
+) -> None:
+    """The listening report, of clips from every folder."""
+    from telucodec.evaluate.audition import audition, choose_clips
+    from telucodec.evaluate.listening import write_report
+
+    chosen = choose_clips(clips, n_clips)
+    sounds = list(progress(audition(codec, chosen, plan), len(chosen), "coding for the report"))
+    title = f"{len(clips)} clips of {', '.join(dict.fromkeys(clip.folder for clip in clips))}"
+    write_report(path, sounds, rows, title=title, model=codec.model_id.hex())
+    remark(f"report  {path}")
 
 
 @app.command()
