@@ -69,7 +69,7 @@ def main() -> None:
                 parser.error("--anchors needs --rows, for the clips, and --origin")
             wanted = {column.name for column in COLUMNS}
             asked = [replace(row, missing=dict.fromkeys(wanted - row.metrics.keys(), "")) for row in rows]
-            anchors = store(read_stored(arguments.anchors, asked))
+            anchors = store(read_stored(arguments.anchors, (Path(row.clip) for row in rows)).rows_for(asked))
             write(ANCHORS, {"origin": arguments.origin, **anchors})
         if rows:
             write(FIGURES, {"model_id": model_id_of(rows), **store(rows)})

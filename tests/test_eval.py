@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,20 +250,29 @@ def test_stored_anchors_join_the_clips_that_were_measured(codec, corpus, tmp_pat
     rows = list(evaluate(codec, find_clips([corpus / "en"]), Plan(rates=(2.0,), metrics=("snr_db", "stoi"))))
     table = tmp_path / "anchors.csv"
     table.write_text("codec,clip,kbps,snr\nlyra-v2@3.2,c,3.25,4.5\nlyra-v2@3.2,other,3.2,1\n")
-    (stored,) = anchors.read_stored(table, rows)
+    (stored,) = anchors.read_stored(table, [Path("en/c.wav")]).rows_for(rows)
     assert (stored.system, stored.kbps_wanted, stored.payload_kbps) == ("lyra-v2 3.2", 3.2, 3.25)
     assert (stored.clip, stored.folder, stored.metrics) == ("c.wav", "en", {"snr_db": 4.5})
     assert stored.missing.keys() == {"stoi"}
     assert anchors.unmatched([*rows, dataclasses.replace(rows[0], clip="d.wav")], [stored]) == {
         "lyra-v2 3.2": 1
     }
-    for text, message in (
-        ("a,b\n1,2\n", "not a table"),
-        ("codec,clip,kbps\nx@6,no,6\n", "names none of the clips"),
-    ):
-        table.write_text(text)
-        with pytest.raises(TelucodecError, match=message):
-            anchors.read_stored(table, rows)
+    table.write_text("codec,clip,kbps,snr\nlyra-v2@3.2,c,3.2,loud\n")
+    with pytest.raises(TelucodecError, match="could not convert string to float: 'loud'; correct the table"):
+        anchors.read_stored(table, [Path("c.wav")]).rows_for(rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "not a table of anchors"),
+        ("codec,clip,kbps\nx@6,no,6\n", "none of the clips .* such as c"),
+    ],
+)
+def test_a_table_of_anchors_that_does_not_fit_is_refused_before_any_work(tmp_path, text, message):
+    (tmp_path / "anchors.csv").write_text(text)
+    with pytest.raises(TelucodecError, match=message):
+        anchors.read_stored(tmp_path / "anchors.csv", [Path("en/c.wav")])
 
 
 def test_the_command_shows_ours_and_stored_anchors_side_by_side(invoke, corpus, model_folder, tmp_path):

@@ -12,6 +12,7 @@ from telucodec.cli.root import app
 from telucodec.screen import progress, remark, show_facts, show_table
 
 if TYPE_CHECKING:
+    from telucodec.evaluate.anchors import StoredAnchors
     from telucodec.evaluate.report import Row
     from telucodec.evaluate.runner import Clip, Plan
     from telucodec.model.codec import Codec
@@ -121,11 +122,12 @@ def evaluate(
         keep=keep,
         n_jobs=jobs or (default_jobs(len(clips)) if choose_device(device) == "cpu" else 1),
     )
+    stored = anchors.read_stored(against_csv, (clip.name for clip in clips)) if against_csv else None
     codec = open_codec(model, device=device)
     results = runner.evaluate(codec, clips, plan, overwrite=overwrite, resume=resume)
     rows, failures = part(progress(results, len(clips) * len(plan.systems), "measuring"))
-    if against_csv is not None and rows:
-        rows += stored_rows(against_csv, rows)
+    if stored is not None:
+        rows += stored_rows(stored, rows)
     show_rows(rows, as_json=as_json, is_full=snr or metrics != "fast")
     if report is not None and rows:
         unusable = {failure.source for failure in failures}
@@ -134,14 +136,14 @@ def evaluate(
     conclude(len(failures), len(clips))
 
 
-def stored_rows(table: Path, rows: "list[Row]") -> "list[Row]":
+def stored_rows(anchors: "StoredAnchors", rows: "list[Row]") -> "list[Row]":
     """Figures of other codecs from a table, and a line for each that lacks clips."""
-    from telucodec.evaluate import anchors
+    from telucodec.evaluate.anchors import unmatched
 
-    stored = anchors.read_stored(table, rows)
-    for system, n_clips in anchors.unmatched(rows, stored).items():
-        remark(f"{table} lacks {n_clips} of the clips for {system}")
-    return stored
+    found = anchors.rows_for(rows)
+    for system, n_clips in unmatched(rows, found).items():
+        remark(f"{anchors.path} lacks {n_clips} of the clips for {system}")
+    return found
 
 
 def show_rows(rows: "list[Row]", *, as_json: bool, is_full: bool) -> None:

@@ -193,32 +193,38 @@ def ogg_payload_bytes(data: bytes) -> int:
     return sum(packets[2:])
 
 
-def read_stored(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """Figures that were measured elsewhere, for the clips of ``rows``, from a CSV file.
+@dataclass(frozen=True, slots=True)
+class StoredAnchors:
+    """Figures that were measured elsewhere, line by line as they stand in a CSV file."""
+
+    path: Path
+    lines: tuple[dict[str, str], ...]
+
+    def rows_for(self, rows: Sequence[Row]) -> list[Row]:
+        """Those of the clips of ``rows``, with the same metrics; `TelucodecError` for what is no number."""
+        clips = {Path(row.clip).stem: row for row in rows}
+        try:
+            return [_stored_row(line, clips[line["clip"]]) for line in self.lines if line["clip"] in clips]
+        except ValueError as error:
+            raise TelucodecError(f"{self.path}: {error}; correct the table") from error
+
+
+def read_stored(path: Path, clips: Iterable[Path]) -> StoredAnchors:
+    """Figures that were measured elsewhere, from a CSV file that knows some of ``clips``.
 
     Columns: ``codec``, ``clip`` (name without folder and suffix), ``kbps`` of the payload, and metrics by
     name. The system is ``codec`` with its last ``@`` made a blank; what follows it is the nominal rate.
-    Clips that are not among ``rows`` are left out, and so is what else there is.
 
     Raises:
-        TelucodecError: the file is no such table, or none of its clips is among ``rows``.
+        TelucodecError: the file is no such table, or it knows none of the clips.
     """
-    clips = {Path(row.clip).stem: row for row in rows}
-    lines = list(csv.DictReader(read_bytes(path).decode("utf-8").splitlines()))
+    lines = tuple(csv.DictReader(read_bytes(path).decode("utf-8-sig").splitlines()))
     if not lines or not {"codec", "clip", "kbps"} <= lines[0].keys():
         raise TelucodecError(f"{path} is not a table of anchors: expected the columns codec, clip, kbps")
-    found = []
-    for number, line in enumerate(lines, start=2):
-        if line["clip"] in clips:
-            try:
-                found.append(_stored_row(line, clips[line["clip"]]))
-            except ValueError as error:
-                raise TelucodecError(f"{path}, line {number}: {error}") from error
-    if not found:
-        raise TelucodecError(
-            f"{path} names none of the clips that were measured, such as {next(iter(clips), '')}"
-        )
-    return found
+    stems = sorted({clip.stem for clip in clips})
+    if not {line["clip"] for line in lines} & {*stems}:
+        raise TelucodecError(f"{path} names none of the clips to measure, such as {stems[0]}")
+    return StoredAnchors(path, lines)
 
 
 def _stored_row(line: dict[str, str], ours: Row) -> Row:
