@@ -257,6 +257,9 @@ def test_stored_anchors_join_the_clips_that_were_measured(codec, corpus, tmp_pat
     assert anchors.unmatched([*rows, dataclasses.replace(rows[0], clip="d.wav")], [stored]) == {
         "lyra-v2 3.2": 1
     }
+    live = dataclasses.replace(rows[0], system="lyra-v2 3.2")
+    (marked,) = anchors.read_stored(table, [Path("en/c.wav")]).rows_for([*rows, live])
+    assert marked.system == "lyra-v2 (table) 3.2"  # its mean is not mixed with that of the live one
     table.write_text("codec,clip,kbps,snr\nlyra-v2@3.2,c,3.2,loud\n")
     with pytest.raises(TelucodecError, match="could not convert string to float: 'loud'; correct the table"):
         anchors.read_stored(table, [Path("c.wav")]).rows_for(rows)

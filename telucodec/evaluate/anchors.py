@@ -201,10 +201,16 @@ class StoredAnchors:
     lines: tuple[dict[str, str], ...]
 
     def rows_for(self, rows: Sequence[Row]) -> list[Row]:
-        """Those of the clips of ``rows``, with the same metrics; `TelucodecError` for what is no number."""
+        """Those of the clips of ``rows``, with the same metrics; `TelucodecError` for what is no number.
+
+        A system that was also measured live is marked: ``opus (table) 8``.
+        """
         clips = {Path(row.clip).stem: row for row in rows}
+        live = {row.system for row in rows}
         try:
-            return [_stored_row(line, clips[line["clip"]]) for line in self.lines if line["clip"] in clips]
+            return [
+                _stored_row(line, clips[line["clip"]], live) for line in self.lines if line["clip"] in clips
+            ]
         except ValueError as error:
             raise TelucodecError(f"{self.path}: {error}; correct the table") from error
 
@@ -227,8 +233,11 @@ def read_stored(path: Path, clips: Iterable[Path]) -> StoredAnchors:
     return StoredAnchors(path, lines)
 
 
-def _stored_row(line: dict[str, str], ours: Row) -> Row:
+def _stored_row(line: dict[str, str], ours: Row, live: set[str]) -> Row:
     family, _, rate = line["codec"].rpartition("@")
+    system = f"{family} {float(rate):g}" if family else line["codec"]
+    if system in live:
+        system = f"{family} (table) {float(rate):g}" if family else f"{system} (table)"
     payload_kbps = float(line["kbps"])
     named = {CSV_METRICS.get(name, name): value for name, value in line.items()}
     metrics = {name: float(named[name]) for name in (*ours.metrics, *ours.missing) if named.get(name)}
@@ -246,7 +255,7 @@ def _stored_row(line: dict[str, str], ours: Row) -> Row:
         missing=dict.fromkeys(unknown, "the table of stored anchors does not give it"),
         encode_s=math.nan,
         decode_s=math.nan,
-        system=f"{family} {float(rate):g}" if family else line["codec"],
+        system=system,
     )
 
 
