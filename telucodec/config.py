@@ -152,9 +152,8 @@ class LossConfig:
     spectrum: float = 3.0
     disturbance: float = 1.5
     envelope: float = 2.0
-    vq: float = (
-        10.0  # the higher, the smaller the latents and the nearer the output scale to 1, see docs/log.md
-    )
+    average_spectrum: float = 0.5
+    vq: float = 10.0  # the higher, the smaller the latents and the nearer the output scale to 1
 
 
 @dataclass(frozen=True, kw_only=True)
