@@ -126,8 +126,7 @@ def evaluate(
     codec = open_codec(model, device=device)
     results = runner.evaluate(codec, clips, plan, overwrite=overwrite, resume=resume)
     rows, failures = part(progress(results, len(clips) * len(plan.systems), "measuring"))
-    if stored is not None:
-        rows += stored_rows(stored, rows)
+    rows += stored_rows(stored, rows) if stored else []
     show_rows(rows, as_json=as_json, is_full=snr or metrics != "fast")
     if report is not None and rows:
         unusable = {failure.source for failure in failures}
