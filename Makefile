@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_KBPS ?= 6
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo format lint type test test-slow constraints clean
+.PHONY: help setup demo format lint type test test-slow tables constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -44,6 +44,9 @@ test: setup  ## lint, types and tests: what CI runs
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+tables: setup  ## rewrite the tables of the README and the model card; ROWS=eval.jsonl stores new figures first
+	$(BIN)/python benchmarks/quality_table.py $(if $(ROWS),--rows $(ROWS))
 
 constraints: setup  ## rewrite constraints.txt from what is installed
 	@{ echo "# Exact versions of every dependency; written by 'make constraints'."; \

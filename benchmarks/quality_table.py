@@ -1,96 +1,186 @@
-"""Markdown tables for the README and the model card from what `telucodec eval --json` printed.
+"""The tables of the README and the model cards, from figures that lie in the repository.
 
-    telucodec eval DEV/cv-te DEV/msc-ml ... --kbps 1.5 3 6 9 --json > rows.jsonl
-    python benchmarks/quality_table.py rows.jsonl [--anchors anchors.csv] [--by-folder 6]
+After new weights, with DEV a folder of clips that the weights never heard (keep what the files are named):
 
-``--anchors`` adds other codecs measured on the same clips: one row per codec and clip with the columns
-codec, clip, kbps, pesq, stoi, snr, sisdr, range_ratio. Clips that only one side has are refused.
+    telucodec eval DEV/cv-te DEV/librispeech DEV/mfa-tests DEV/msc-ml DEV/speechocean762 \\
+        --kbps 1.5 3 6 9 --metrics all --resume rows.jsonl --json > eval.jsonl
+    make tables ROWS=eval.jsonl
+
+The second command stores the means of the rows as `telucodec/pretrained/speech-16k/figures.json`, with the
+id of the weights they belong to, and rewrites every block between `<!-- table: NAME -->` and `<!-- end -->`
+in README.md and in the model card. `make tables` alone rewrites the blocks from what is stored.
+
+Other codecs are stored once, as `benchmarks/anchors.json`, over the same clips:
+
+    python benchmarks/quality_table.py --rows eval.jsonl --anchors anchors.csv --origin "how they were made"
+
+Tables: `quality` has a line for every system, `folder SYSTEM` and `language SYSTEM` one for every group.
 """
 
 import argparse
-import csv
+import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from telucodec.evaluate.report import Interval, Table, mean_interval
+from telucodec.errors import TelucodecError
+from telucodec.evaluate.anchors import read_stored
+from telucodec.evaluate.report import Column, Row, Table, row_from_object, summarize
+from telucodec.files import replacing
 
-COLUMNS = {  # title -> (key of a row of eval, key of a row of the anchors, format)
-    "kbps": ("payload_kbps", "kbps", ".2f"),
-    "PESQ-WB": ("pesq_wb", "pesq", ".2f"),
-    "STOI": ("stoi", "stoi", ".3f"),
-    "SNR dB": ("snr_db", "snr", ".2f"),
-    "SI-SDR dB": ("si_sdr_db", "sisdr", ".2f"),
-    "range ratio": ("range_ratio", "range_ratio", ".3f"),
-}
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "telucodec" / "pretrained" / "speech-16k"
+FIGURES = MODEL / "figures.json"
+ANCHORS = ROOT / "benchmarks" / "anchors.json"
+PAGES = (ROOT / "README.md", MODEL / "README.md")
+COLUMNS = (
+    Column("payload_kbps", "kbps", ".2f"),
+    Column("pesq_wb", "PESQ-WB", ".2f"),
+    Column("stoi", "STOI", ".3f"),
+    Column("visqol", "ViSQOL", ".2f"),
+    Column("snr_db", "SNR dB", ".2f"),
+    Column("si_sdr_db", "SI-SDR dB", ".2f"),
+    Column("range_ratio", "range ratio", ".3f"),
+)
+WITH_INTERVAL = ("pesq_wb", "snr_db")
+BLOCK = re.compile(r"(<!-- table: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Stored = dict[str, Any]
+"""As in the files: ``groups`` of clips, each with ``by``, ``name``, ``system``, ``n_clips``, ``figures``."""
 
 
 def main() -> None:
-    """Print the table of all clips, then that by folder if asked for."""
+    """Store what is given, then rewrite the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rows", type=Path)
-    parser.add_argument("--anchors", type=Path)
-    parser.add_argument("--by-folder", type=float, metavar="KBPS")
+    parser.add_argument("--rows", type=Path, help="what `telucodec eval --json` printed")
+    parser.add_argument("--anchors", type=Path, help="CSV file of other codecs, as for --against-csv")
+    parser.add_argument("--origin", help="of the anchors: who made them, when, how")
     arguments = parser.parse_args()
-    lines = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
-    rows = [line for line in lines if "summary_of" not in line]
-    systems = {}
-    for rate in sorted({row["kbps_wanted"] for row in rows}):
-        systems[f"telucodec {rate:g}"] = figures([row for row in rows if row["kbps_wanted"] == rate], 0)
-    if arguments.anchors:
-        systems |= anchors(arguments.anchors, {Path(row["clip"]).stem for row in rows})
-    print(table("codec", systems).to_markdown())
-    if arguments.by_folder is not None:
-        chosen = [row for row in rows if row["kbps_wanted"] == arguments.by_folder]
-        groups = {
-            f"{folder} ({sum(row['folder'] == folder for row in chosen)})": figures(
-                [row for row in chosen if row["folder"] == folder], 0
+    try:
+        rows = read_rows(arguments.rows) if arguments.rows else []
+        if arguments.anchors:
+            if not (rows and arguments.origin):
+                parser.error("--anchors needs --rows, for the clips, and --origin")
+            wanted = {column.name for column in COLUMNS}
+            asked = [replace(row, missing=dict.fromkeys(wanted - row.metrics.keys(), "")) for row in rows]
+            anchors = store(read_stored(arguments.anchors, (Path(row.clip) for row in rows)).rows_for(asked))
+            write(ANCHORS, {"origin": arguments.origin, **anchors})
+        if rows:
+            write(FIGURES, {"model_id": model_id_of(rows), **store(rows)})
+        for page in PAGES:
+            write_text(page, render(page.read_text(encoding="utf-8"), *read_figures()))
+    except TelucodecError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of our codec, without the summaries that stand behind them."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row_from_object(line) for line in lines if "summary_of" not in line and "settings" not in line]
+    return [row for row in rows if row.n_codebooks]
+
+
+def model_id_of(rows: Iterable[Row]) -> str:
+    """The weights that made all rows; `TelucodecError` unless they are the shipped ones."""
+    shipped = shipped_model_id()
+    for row in rows:
+        if row.model_id != shipped:
+            raise TelucodecError(
+                f"{row.clip} was measured with the weights {row.model_id or 'of an unknown id'}; "
+                f"the shipped ones are {shipped}: run eval again"
             )
-            for folder in sorted({row["folder"] for row in chosen})
+    return shipped
+
+
+def shipped_model_id() -> str:
+    """As the streams carry it: the first 8 bytes of the hash of the weights' file."""
+    return hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+def store(rows: Iterable[Row]) -> Stored:
+    """Means and intervals of the figures that the tables show, of every group of clips."""
+    groups = []
+    for summary in summarize(rows):
+        known = {column.name: summary.figures.get(column.name) for column in COLUMNS}
+        figures = {
+            name: [round(value, 6) for value in (i.mean, i.low, i.high) if not math.isnan(value)]
+            for name, i in known.items()
+            if i is not None and i.n
         }
-        print()
-        print(table("folder (clips)", groups).to_markdown())
+        groups.append(
+            {
+                "by": summary.by,
+                "name": summary.folder,
+                "system": summary.system,
+                "n_clips": summary.n_clips,
+                "figures": figures,
+            }
+        )
+    return {"groups": groups}
 
 
-def figures(rows: list[dict[str, float]], side: int) -> dict[str, Interval]:
-    """Mean and interval of every column; ``side`` 0 reads rows of eval, 1 rows of the anchors."""
-    found = {}
-    for title, keys in COLUMNS.items():
-        values = [row[str(keys[side])] for row in rows]
-        found[title] = mean_interval([float(value) for value in values if value not in (None, "")])
-    return found
+def read_figures() -> tuple[Stored, Stored]:
+    """What is stored of our codec and of others."""
+    ours, others = (json.loads(path.read_text(encoding="utf-8")) for path in (FIGURES, ANCHORS))
+    return ours, others
 
 
-def anchors(path: Path, clips: set[str]) -> dict[str, dict[str, Interval]]:
-    """Means of each codec in the file over exactly ``clips``."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    codecs = dict.fromkeys(row["codec"] for row in rows)
-    found = {}
-    for codec in codecs:
-        chosen = [row for row in rows if row["codec"] == codec]
-        missing = clips ^ {row["clip"] for row in chosen}
-        if missing:
-            raise SystemExit(f"{codec}: {len(missing)} clips on one side only, such as {sorted(missing)[0]}")
-        found[codec] = figures(chosen, 1)
-    return found
+def render(text: str, ours: Stored, others: Stored) -> str:
+    """``text`` with every block filled in; `TelucodecError` for a block that no figures are stored for."""
+    return BLOCK.sub(lambda found: f"{found[1]}{table_of(found['name'], ours, others)}\n{found[3]}", text)
 
 
-def table(title: str, groups: dict[str, dict[str, Interval]]) -> Table:
-    """One line per group; PESQ and SNR with their intervals."""
-    return Table((title, *COLUMNS), tuple((name, *cells(found)) for name, found in groups.items()))
+def table_of(name: str, ours: Stored, others: Stored) -> str:
+    """A table in Markdown."""
+    by, _, system = name.partition(" ")
+    if by == "quality":
+        groups = [group for group in ours["groups"] + others["groups"] if group["by"] == "all"]
+        titled = {group["system"]: group for group in groups}
+        head = "codec"
+    else:
+        groups = [group for group in ours["groups"] if (group["by"], group["system"]) == (by, system)]
+        titled = {f"{group['name']} ({group['n_clips']})": group for group in groups}
+        head = f"{by} (clips)"
+    if not titled:
+        raise TelucodecError(
+            f"no figures are stored for the table {name!r}: run eval and `make tables ROWS=...`"
+        )
+    columns = [column for column in COLUMNS if any(column.name in g["figures"] for g in ours["groups"])]
+    lines = [
+        (title, *(cell(column, group["figures"].get(column.name)) for column in columns))
+        for title, group in titled.items()
+    ]
+    return Table((head, *(column.title for column in columns)), tuple(lines)).to_markdown()
 
 
-def cells(found: dict[str, Interval]) -> Iterable[str]:
-    """Means as text, those of the headline figures with intervals."""
-    for title, (_, _, form) in COLUMNS.items():
-        interval = found[title]
-        text = format(interval.mean, form)
-        if title in ("PESQ-WB", "SNR dB"):
-            text += f" [{interval.low:{form}}, {interval.high:{form}}]"
-        yield text
+def cell(column: Column, values: list[float] | None) -> str:
+    """A mean, that of the headline figures with its interval (one clip has none)."""
+    mean, *interval = values or [math.nan]
+    text = column.show(mean)
+    if interval and column.name in WITH_INTERVAL:
+        text += f" [{', '.join(map(column.show, interval))}]"
+    return text
+
+
+def write(path: Path, stored: Stored) -> None:
+    """One line to a group, so that a change of figures reads as one."""
+    groups = ",\n  ".join(json.dumps(group) for group in stored["groups"])
+    head = "".join(
+        f" {json.dumps(name)}: {json.dumps(value)},\n" for name, value in stored.items() if name != "groups"
+    )
+    write_text(path, f'{{\n{head} "groups": [\n  {groups}\n ]\n}}\n')
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the whole file."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,12 @@ def read_audio(path: Path, rate_hz: int) -> tuple[Tensor, AudioInfo]:
     return torch.from_numpy(wav).unsqueeze(0), info
 
 
+def audio_info(path: Path) -> AudioInfo:
+    """What the header of ``path`` says; raises as `read_audio`, of the header's faults."""
+    with _opened(path) as file:
+        return _info(path, file)
+
+
 @contextmanager
 def reading(path: Path, rate_hz: int) -> Iterator[tuple[AudioInfo, Iterator[Samples]]]:
     """Open ``path`` to read block by block: what it holds, and its one channel at ``rate_hz`` as ``[T]``.

@@ -1,10 +1,12 @@
-"""Short-time spectra and mel filter banks, shared by losses, validation and pictures. Door of librosa.
+"""Short-time spectra, mel filter banks and pitch, for losses, metrics and pictures. Door of librosa.
 
 Shapes: B batch, T samples, L frames, F frequency bins, M mel bands.
 """
 
 import librosa
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -27,3 +29,18 @@ def log_mel(wav: Tensor, rate_hz: int, *, n_fft: int = 1024, hop: int = 256, n_m
     """Picture of a signal: log10 mel magnitudes ``[M, L]`` of ``[T]``."""
     magnitudes = magnitude_stft(wav[None], n_fft, hop, torch.hann_window(n_fft, device=wav.device))[0]
     return torch.log10((mel_filters(rate_hz, n_fft, n_mels).to(wav.device) @ magnitudes).clamp_min(1e-5))
+
+
+def pitch_hz(wav: NDArray[np.float64], rate_hz: int) -> NDArray[np.float64]:
+    """Pitch ``[L]`` of ``[T]`` every 10 ms by pYIN (Mauch 2014), 60 to 500 Hz; nan where unvoiced."""
+    pitch, _, _ = librosa.pyin(
+        wav,
+        fmin=60.0,
+        fmax=500.0,
+        sr=rate_hz,
+        frame_length=round(0.064 * rate_hz),  # four periods of the lowest pitch
+        hop_length=round(0.01 * rate_hz),
+        resolution=0.2,  # semitones; the default of 0.1 takes three times as long
+    )
+    found: NDArray[np.float64] = pitch
+    return found

@@ -39,7 +39,7 @@ DOORS = {  # third-party library -> the only places that may import it; numpy an
     "auraloss": {"train/losses"},
     "tensorboard": {"train/diagnostics"}, "torch.utils.tensorboard": {"train/diagnostics"},
     "lightning": {"train/engine"}, "lightning_fabric": {"train/engine"},
-    "pesq": {"evaluate/metrics"}, "pystoi": {"evaluate/metrics"},
+    "pesq": {"evaluate/perceptual"}, "pystoi": {"evaluate/perceptual"}, "visqol": {"evaluate/perceptual"},
     "constriction": {"bitstream/rangecoder"},
     "jinja2": {"evaluate/listening/page"}, "markupsafe": {"evaluate/listening/page"},
     "PIL": {"evaluate/listening/pictures"},

@@ -1,37 +1,41 @@
 """Rows of measurements to tables a person reads and lines a program reads. Torch-free.
 
-A row is one clip at one rate. A summary is the mean of many rows with a 95 % bootstrap interval
-over clips (Efron 1979, the percentile method), seeded, so that the same rows give the same text.
+A row is one clip through one system: a codec at a rate. A summary is the mean of many rows with a 95 %
+bootstrap interval over clips (Efron 1979, the percentile method), seeded, so that the same rows give the
+same text.
 
 A figure that could not be computed stays visible: as "-" in tables, as null in JSON, with its
 reason in ``missing`` and with the number of clips behind every mean.
 """
 
+import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from telucodec.errors import TelucodecError
+
 MISSING = "-"
 EVERYTHING = "all"  # the folder of the summary over all folders
+OURS = "telucodec"  # how the display names of our own systems begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One clip through real files at one rate.
+    """One clip through real files of one system.
 
-    Rates are in kbit per second of the clip: ``kbps`` counts every byte of the ``.codes`` file,
-    ``payload_kbps`` leaves the header out. A metric is either in ``metrics`` or, with its reason,
-    in ``missing``.
+    Rates are in kbit per second of the clip: ``kbps`` counts every byte of the file, ``payload_kbps``
+    leaves headers out. A metric is either in ``metrics`` or, with its reason, in ``missing``.
     """
 
     clip: str  # path below its source folder, with suffix
     folder: str
     seconds: float
-    n_codebooks: int
+    n_codebooks: int  # 0 for other codecs
     kbps_wanted: float
     kbps: float
     payload_kbps: float
@@ -66,12 +70,19 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The clips of one folder, or of all, at one wanted rate."""
+    """The clips of one folder or language, or all of them, through one system."""
 
-    folder: str
+    folder: str  # or the language
     kbps_wanted: float
     n_clips: int
     figures: dict[str, Interval]
+    system: str = ""
+    by: Literal["all", "folder", "language"] = "all"
+
+    @property
+    def title(self) -> str:
+        """The head of its column."""
+        return self.system or f"at {self.kbps_wanted:g} kbps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +117,21 @@ FULL = (
     Column("range_ratio", "range", ".3f"),
     Column("rms_ratio_db", "RMS dB", "+.2f"),
     Column("dc_offset", "DC", "+.4f"),
+    Column("delay_ms", "delay ms", "+.2f"),
+    Column("lsd_db", "LSD dB", ".2f"),
     Column("mrstft_distance", "MR-STFT", ".3f"),
+    Column("mel_distance_db", "mel dB", ".2f"),
     Column("pesq_wb", "PESQ-WB", ".2f"),
+    Column("pesq_nb", "PESQ-NB", ".2f"),
     Column("stoi", "STOI", ".3f"),
+    Column("estoi", "ESTOI", ".3f"),
+    Column("visqol", "ViSQOL", ".2f"),
+    Column("f0_error_cents", "F0 cents", ".0f"),
+    Column("voicing_error", "voicing", ".3f"),
     Column("encode_s", "enc s/s", ".3f"),
     Column("decode_s", "dec s/s", ".3f"),
 )
+FIELDS = {"seconds", "kbps", "payload_kbps", "work_s", "encode_s", "decode_s"}  # figures that are no metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,35 +150,47 @@ class Table:
         )
 
 
+def columns_of(rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns that the rows have something to say about: measured, or missing for a reason."""
+    known = FIELDS.union(*({*row.metrics, *row.missing} for row in rows))
+    return tuple(column for column in columns if column.name in known)
+
+
 def clip_table(rows: Iterable[Row], columns: Sequence[Column] = BRIEF) -> Table:
-    """One line per clip and rate."""
-    header = ("clip", *(column.title for column in columns))
-    return Table(
-        header,
-        tuple((row.clip, *(column.show(row.figure(column.name)) for column in columns)) for row in rows),
-    )
+    """One line per clip and system; the system is named where there are several."""
+    rows = list(rows)
+    named = len({row.system for row in rows}) > 1
+    header = ("clip", *(("system",) if named else ()), *(column.title for column in columns))
+    lines = [
+        (
+            row.clip,
+            *((row.system,) if named else ()),
+            *(column.show(row.figure(column.name)) for column in columns),
+        )
+        for row in rows
+    ]
+    return Table(header, tuple(lines))
 
 
 def summary_table(summaries: Iterable[Summary], columns: Sequence[Column] = BRIEF) -> Table:
-    """One line per folder and figure, one column per rate: ``mean [low, high]``.
+    """One line per group of clips and figure, one column per system: ``mean [low, high]``.
 
-    ``(n)`` follows where a mean stands on fewer clips than the folder has. Narrow on purpose: the
+    ``(n)`` follows where a mean stands on fewer clips than the group has. Narrow on purpose: the
     intervals of all figures side by side would not fit a terminal.
     """
     summaries = list(summaries)
-    rates = sorted({summary.kbps_wanted for summary in summaries})
-    groups: dict[str, dict[float, Summary]] = {}
+    titles = list(dict.fromkeys(summary.title for summary in summaries))
+    groups: dict[tuple[str, str], dict[str, Summary]] = {}
     for summary in summaries:
-        groups.setdefault(summary.folder, {})[summary.kbps_wanted] = summary
+        groups.setdefault((summary.by, summary.folder), {})[summary.title] = summary
     lines = []
-    for folder, group in groups.items():
-        n_clips = max(summary.n_clips for summary in group.values())
-        title = f"{folder} ({n_clips})"
+    for (_, folder), group in groups.items():
+        title = f"{folder} ({max(summary.n_clips for summary in group.values())})"
         for column in columns:
-            cells = [_show_interval(column, group[rate]) if rate in group else MISSING for rate in rates]
+            cells = [_show_interval(column, group[name]) if name in group else MISSING for name in titles]
             lines.append((title, column.title, *cells))
-            title = ""  # the folder is named on its first line only
-    return Table(("mean of (clips)", "figure", *(f"at {rate:g} kbps" for rate in rates)), tuple(lines))
+            title = ""  # the group is named on its first line only
+    return Table(("mean of (clips)", "figure", *titles), tuple(lines))
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0, n_resamples: int = 2000) -> Interval:
@@ -178,18 +210,33 @@ def mean_interval(values: Sequence[float], *, seed: int = 0, n_resamples: int = 
 
 
 def summarize(rows: Iterable[Row], *, seed: int = 0) -> list[Summary]:
-    """For each wanted rate: all clips, then each folder if there are several."""
+    """For each system: all clips, then each folder if there are several, then each language named."""
     rows = list(rows)
+    names = [column.name for column in columns_of(rows, FULL)] + ["work_s"]
+    groups: list[tuple[Literal["all", "folder", "language"], str]] = [("all", EVERYTHING)]
     folders = sorted({row.folder for row in rows})
-    names = [column.name for column in FULL] + ["work_s"]
+    groups += [("folder", folder) for folder in (folders if len(folders) > 1 else [])]
+    groups += [("language", language) for language in sorted({row.language for row in rows} - {""})]
     summaries = []
-    for kbps in sorted({row.kbps_wanted for row in rows}):
-        for folder in [EVERYTHING, *(folders if len(folders) > 1 else [])]:
-            group = [row for row in rows if row.kbps_wanted == kbps and folder in (EVERYTHING, row.folder)]
-            if not group:
-                continue
-            figures = {name: mean_interval([row.figure(name) for row in group], seed=seed) for name in names}
-            summaries.append(Summary(folder=folder, kbps_wanted=kbps, n_clips=len(group), figures=figures))
+    for system, kbps in sorted({(row.system, row.kbps_wanted) for row in rows}, key=_system_order):
+        of_system = [row for row in rows if (row.system, row.kbps_wanted) == (system, kbps)]
+        for by, name in groups:
+            group = [row for row in of_system if by == "all" or getattr(row, by) == name]
+            if group:
+                figures = {
+                    figure: mean_interval([row.figure(figure) for row in group], seed=seed)
+                    for figure in names
+                }
+                summaries.append(
+                    Summary(
+                        folder=name,
+                        kbps_wanted=kbps,
+                        n_clips=len(group),
+                        figures=figures,
+                        system=system,
+                        by=by,
+                    )
+                )
     return summaries
 
 
@@ -203,30 +250,55 @@ def reasons(rows: Iterable[Row]) -> list[str]:
 
 
 def row_object(row: Row) -> dict[str, Any]:
-    """A row as plain JSON values: metrics beside the other fields, null where there is no finite figure."""
-    fields = {
-        "clip": row.clip,
-        "folder": row.folder,
-        "seconds": row.seconds,
-        "n_codebooks": row.n_codebooks,
-        "kbps_wanted": row.kbps_wanted,
-        "kbps": row.kbps,
-        "payload_kbps": row.payload_kbps,
-        **row.metrics,
-        **dict.fromkeys(row.missing),
-        "encode_s": row.encode_s,
-        "decode_s": row.decode_s,
-    }
-    return {name: _plain(value) for name, value in fields.items()} | {"missing": row.missing}
+    """A row as plain JSON values, metrics beside the other fields.
+
+    Where there is no finite figure there is null: its reason is in ``missing``, or in ``not_finite`` what
+    it is instead (nan, inf, -inf).
+    """
+    fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    del fields["metrics"], fields["missing"]
+    figures = fields | row.metrics
+    odd = {name: str(value) for name, value in figures.items() if plain(value) is None}
+    return (
+        {name: plain(value) for name, value in figures.items()}
+        | dict.fromkeys(row.missing)
+        | {"missing": row.missing, "not_finite": odd}
+    )
+
+
+def row_from_object(fields: Mapping[str, Any]) -> Row:
+    """The row that `row_object` gave; rows of older versions name no system.
+
+    Raises:
+        TelucodecError: it is not a row.
+    """
+    known = {field.name for field in dataclasses.fields(Row)}
+    found = {name: value for name, value in fields.items() if name not in ("source", "source_bytes")}
+    missing: dict[str, str] = found.pop("missing", {})
+    found |= {name: float(value) for name, value in found.pop("not_finite", {}).items()}
+    found = {name: math.nan if value is None else value for name, value in found.items()}
+    metrics = {name: value for name, value in found.items() if name not in known and name not in missing}
+    try:
+        found.setdefault("system", f"telucodec {found['kbps_wanted']:g}")
+        own = {name: value for name, value in found.items() if name in known}
+        return Row(**own, metrics=metrics, missing=missing)
+    except (KeyError, TypeError) as error:
+        raise TelucodecError(f"not a row of `telucodec eval --json`: {error}") from error
 
 
 def summary_object(summary: Summary) -> dict[str, Any]:
     """A summary as plain JSON values, each figure as mean, low, high and n."""
     figures = {
-        name: {"mean": _plain(i.mean), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
+        name: {"mean": plain(i.mean), "low": plain(i.low), "high": plain(i.high), "n": i.n}
         for name, i in summary.figures.items()
     }
-    head = {"summary_of": summary.folder, "kbps_wanted": summary.kbps_wanted, "n_clips": summary.n_clips}
+    head = {
+        "summary_of": summary.folder,
+        "by": summary.by,
+        "system": summary.system,
+        "kbps_wanted": summary.kbps_wanted,
+        "n_clips": summary.n_clips,
+    }
     return head | figures
 
 
@@ -234,6 +306,13 @@ def to_json_lines(rows: Iterable[Row], summaries: Iterable[Summary] = ()) -> str
     """One JSON object a line: every row, then every summary (marked by the key ``summary_of``)."""
     objects = [*map(row_object, rows), *map(summary_object, summaries)]
     return "".join(json.dumps(item, allow_nan=False) + "\n" for item in objects)
+
+
+def _system_order(system: tuple[str, float]) -> tuple[bool, str, float]:
+    """Ours first, then the others by name, each from its lowest rate up."""
+    name, kbps = system
+    family = name.rsplit(" ", 1)[0]
+    return family != OURS, family, kbps
 
 
 def _show_interval(column: Column, summary: Summary) -> str:
@@ -244,5 +323,6 @@ def _show_interval(column: Column, summary: Summary) -> str:
     return text if interval.n == summary.n_clips else f"{text} ({interval.n})"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value that strict JSON has: None for a figure that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

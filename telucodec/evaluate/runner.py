@@ -1,27 +1,35 @@
 """A corpus through real files: encode, write, read back, decode, measure.
 
-Nothing is estimated. The rate of a row is counted from the bytes of the ``.codes`` file that lay on
-the disk, and the estimate is the 16-bit audio file that ``decode`` wrote from it, compared with the
-clip as the codec reads it (one channel, at the codec's rate).
+Nothing is estimated. The rate of a row is counted from the bytes of the file that lay on the disk, and the
+estimate is the 16-bit audio file that ``decode`` wrote from it, compared with the clip as the codec reads it
+(one channel, at the codec's rate). Other codecs go through the same metrics on the same clip; their delay
+is found and taken back first, ours must have none.
 
 Shapes: B batch, C audio channels, T samples.
 """
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from telucodec.audio import find_audio, read_audio
 from telucodec.errors import TelucodecError
-from telucodec.evaluate.metrics import measure
-from telucodec.evaluate.report import Row
+from telucodec.evaluate.anchors import Anchor, Coded
+from telucodec.evaluate.jobs import in_order
+from telucodec.evaluate.languages import language_of
+from telucodec.evaluate.metrics import FAST, Measured, measure, measure_aligned
+from telucodec.evaluate.report import OURS, Row
+from telucodec.evaluate.resume import RowsFile
+from telucodec.evaluate.signals import Exact
 from telucodec.files import check_readable, check_writable
-from telucodec.model.codec import Codec
+from telucodec.model.codec import Codec, load_codec
 from telucodec.pipeline import CODES_SUFFIX, EncodeOptions, Failure, check_options, decode_file, encode_file
 
 
@@ -31,6 +39,7 @@ class Clip:
 
     path: Path
     name: Path
+    language: str = ""
 
     @property
     def folder(self) -> str:
@@ -48,95 +57,214 @@ def find_clips(sources: Iterable[Path]) -> list[Clip]:
     clips: dict[Path, Clip] = {}
     for source in sources:
         if source.is_dir():
-            found = [Clip(path, path.relative_to(source)) for path in find_audio(source)]
+            found = [(path, path.relative_to(source)) for path in find_audio(source)]
         else:
             check_readable(source)
-            found = [Clip(source, Path(source.name))]
-        for clip in found:
-            clips.setdefault(clip.path.resolve(), clip)
+            found = [(source, Path(source.name))]
+        for path, name in found:
+            clips.setdefault(path.resolve(), Clip(path, name, language_of(path, source)))
     if not clips:
         raise TelucodecError("no audio to measure: name audio files or a folder that holds some")
     return list(clips.values())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is done to every clip."""
+
+    rates: tuple[float, ...]  # of ours, kbps
+    anchors: tuple[Anchor, ...] = ()
+    metrics: tuple[str, ...] = FAST
+    keep: Path | None = None
+    n_jobs: int = 1
+
+    @property
+    def systems(self) -> dict[str, float | Anchor]:
+        """Ours, by rate, then the anchors, by the name that is shown."""
+        ours: dict[str, float | Anchor] = {f"{OURS} {rate:g}": float(rate) for rate in self.rates}
+        return ours | {anchor.name: anchor for anchor in self.anchors}
+
+    def target(self, clip: Clip, system: str, folder: Path) -> Path:
+        """Where the files of a clip through a system go, without suffix."""
+        found = self.systems[system]
+        if isinstance(found, float):
+            below = f"{found:g}kbps" if len(self.rates) > 1 else ""
+        else:
+            below = system.replace(" ", "-")
+        return folder / below / clip.name.with_suffix("")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A clip, and the systems that are still to be measured on it."""
+
+    clip: Clip
+    systems: tuple[str, ...]
+
+
 def evaluate(
     codec: Codec,
     clips: Sequence[Clip],
-    kbps: Sequence[float],
+    plan: Plan,
     *,
-    keep: Path | None = None,
     overwrite: bool = False,
+    resume: Path | None = None,
 ) -> Iterator[Row | Failure]:
-    """One `Row` per clip and rate, clip by clip; a clip that cannot be used gives one `Failure`.
+    """One `Row` per clip and system, clip by clip; a clip that cannot be used gives one `Failure`.
 
-    What could only fail later is refused before any work. With ``keep`` the ``.codes`` files and what
-    was decoded from them stay in that folder, below ``<rate>kbps/`` when there are several rates.
+    What could only fail later is refused before any work. With ``plan.keep`` the coded files and what
+    was decoded from them stay in that folder, below ``<rate>kbps/`` when there are several rates, below
+    the name of the codec for others. With ``resume`` every row is written to that file as soon as it is
+    there, and what the file holds already is not measured again. Rows, but for the times in them, and
+    their order are the same whatever ``plan.n_jobs``.
 
     Raises:
-        TelucodecError: a rate the model does not have, or a file in ``keep`` that would be overwritten.
+        TelucodecError: a rate the model does not have, a file in ``plan.keep`` that would be overwritten,
+            or a file to resume that belongs to other weights or metrics.
     """
-    rates = list(dict.fromkeys(kbps))
-    for rate in rates:
+    for rate in plan.rates:
         check_options(codec, EncodeOptions(kbps=rate))
-    if keep is not None:
-        _check_targets(clips, rates, keep, overwrite=overwrite)
-    return _rows(codec, clips, rates, keep)
+    settings = {"model_id": codec.model_id.hex(), "metrics": list(plan.metrics)}
+    stored = RowsFile(resume, settings) if resume is not None else None
+    tasks = []
+    for clip in clips:
+        names = [name for name in plan.systems if stored is None or stored.find(clip.path, name) is None]
+        tasks.append(Task(clip, tuple(names)))
+    if plan.keep is not None:
+        _check_targets(tasks, plan, plan.keep, overwrite=overwrite)
+    return _rows(_setup(codec, plan), tasks, plan, stored)
+
+
+def _setup(codec: Codec, plan: Plan) -> "Callable[[], Bench]":
+    """How a worker begins; only what can be sent to another process if there are several."""
+    if plan.n_jobs == 1:
+        return lambda: Bench(codec, plan)
+    if codec.folder is None:
+        raise ValueError("several jobs load the weights from their folder, and this codec has none")
+    return partial(_open_bench, codec.folder, next(codec.parameters()).device.type, plan)
+
+
+def _open_bench(folder: Path, device: str, plan: Plan) -> "Bench":
+    return Bench(load_codec(folder, device=device), plan)
 
 
 def _rows(
-    codec: Codec, clips: Sequence[Clip], rates: Sequence[float], keep: Path | None
+    setup: "Callable[[], Bench]", tasks: Sequence[Task], plan: Plan, stored: RowsFile | None
 ) -> Iterator[Row | Failure]:
-    _warm_up(codec)
-    with ExitStack() as stack:
-        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="telucodec-")))
-        for clip in clips:
-            try:
-                reference, _ = read_audio(clip.path, codec.config.sample_rate_hz)
-                rows = [
-                    _measured(codec, clip, reference, rate, _target(clip, rate, rates, folder))
-                    for rate in rates
-                ]
-            except TelucodecError as error:
-                yield Failure(clip.path, error)
-            else:
-                yield from rows
+    fresh = in_order(setup, [task for task in tasks if task.systems], plan.n_jobs)
+    for task in tasks:
+        found: dict[str, Row] = {}
+        if task.systems:
+            result = next(fresh)
+            if isinstance(result, Failure):
+                yield result
+                continue
+            found = {row.system: row for row in result}
+            if stored is not None:
+                stored.add(task.clip.path, result)
+        for name in plan.systems:
+            row = found.get(name) or (stored.find(task.clip.path, name) if stored is not None else None)
+            if row is not None:
+                yield row
 
 
-def _measured(codec: Codec, clip: Clip, reference: torch.Tensor, rate: float, target: Path) -> Row:
-    """Through the files ``target.codes`` and ``target.wav``; ``reference`` is ``[1, T]``."""
-    stream, audio = _with_suffix(target, CODES_SUFFIX), _with_suffix(target, ".wav")
-    encoded = encode_file(codec, clip.path, stream, options=EncodeOptions(kbps=rate), overwrite=True)
-    decoded = decode_file(codec, stream, audio, overwrite=True)
-    rate_hz = codec.config.sample_rate_hz
-    estimate, _ = read_audio(audio, rate_hz)
-    measured = measure(reference[0].numpy(), estimate[0].numpy(), rate_hz)
-    return Row(
-        clip=clip.name.as_posix(),
-        folder=clip.folder,
-        seconds=encoded.seconds,
-        n_codebooks=encoded.header.n_codebooks,
-        kbps_wanted=rate,
-        kbps=_or_nan(encoded.file_kbps),
-        payload_kbps=_or_nan(encoded.payload_kbps),
-        metrics=measured.values,
-        missing=measured.missing,
-        encode_s=_or_nan(encoded.real_time_factor),
-        decode_s=_or_nan(decoded.real_time_factor),
-    )
+class Bench:
+    """Measures clip after clip, one at a time, with weights that are loaded once."""
+
+    def __init__(self, codec: Codec, plan: Plan) -> None:
+        self._codec, self._plan = codec, plan
+        self._rate_hz = codec.config.sample_rate_hz
+        _warm_up(codec)
+
+    def __call__(self, task: Task) -> list[Row] | Failure:
+        """The rows of a clip, or why it cannot be used."""
+        try:
+            reference = self.read(task.clip)
+            with ExitStack() as stack:
+                folder = self._plan.keep or Path(
+                    stack.enter_context(tempfile.TemporaryDirectory(prefix="telucodec-"))
+                )
+                return [self._row(task.clip, reference, system, folder) for system in task.systems]
+        except TelucodecError as error:
+            return Failure(task.clip.path, error)
+
+    def read(self, clip: Clip) -> Exact:
+        """The clip as the codec reads it, ``[T]``."""
+        wav, _ = read_audio(clip.path, self._rate_hz)
+        return wav[0].numpy().astype(np.float64)
+
+    def code(self, clip: Clip, reference: Exact, system: str, folder: Path) -> Coded:
+        """The clip through real files of a system; `TelucodecError` if it fails."""
+        made = self._plan.systems[system]
+        target = self._plan.target(clip, system, folder)
+        if isinstance(made, float):
+            return self._coded(clip, made, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return made.run(reference, self._rate_hz, target)
+
+    def _coded(self, clip: Clip, kbps: float, target: Path) -> Coded:
+        stream, audio = _with_suffix(target, CODES_SUFFIX), _with_suffix(target, ".wav")
+        encoded = encode_file(
+            self._codec, clip.path, stream, options=EncodeOptions(kbps=kbps), overwrite=True
+        )
+        decoded = decode_file(self._codec, stream, audio, overwrite=True)
+        wav, _ = read_audio(audio, self._rate_hz)
+        return Coded(
+            estimate=wav[0].numpy().astype(np.float64),
+            file_bytes=encoded.summary.file_bytes,
+            payload_bytes=encoded.summary.payload_bytes,
+            encode_s=encoded.work_s,
+            decode_s=decoded.work_s,
+            n_codebooks=encoded.header.n_codebooks,
+        )
+
+    def _row(self, clip: Clip, reference: Exact, system: str, folder: Path) -> Row:
+        made, names = self._plan.systems[system], self._plan.metrics
+        is_ours = isinstance(made, float)
+        seconds = reference.size / self._rate_hz
+        amounts, n_codebooks = [math.nan] * 4, 0
+        try:
+            coded = self.code(clip, reference, system, folder)
+            compare = measure if is_ours else measure_aligned
+            measured = compare(reference, coded.estimate, self._rate_hz, names)
+            amounts = [coded.file_bytes * 8e-3, coded.payload_bytes * 8e-3, coded.encode_s, coded.decode_s]
+            n_codebooks = coded.n_codebooks
+        except TelucodecError as error:
+            if is_ours:
+                raise
+            measured = Measured({}, dict.fromkeys(names, f"{system}: {error}"))
+        kbps, payload_kbps, encode_s, decode_s = (x / seconds if seconds else math.nan for x in amounts)
+        return Row(
+            clip=clip.name.as_posix(),
+            folder=clip.folder,
+            language=clip.language,
+            seconds=seconds,
+            n_codebooks=n_codebooks,
+            kbps_wanted=made if isinstance(made, float) else made.kbps,
+            kbps=kbps,
+            payload_kbps=payload_kbps,
+            metrics=measured.values,
+            missing=measured.missing,
+            encode_s=encode_s,
+            decode_s=decode_s,
+            n_jobs=self._plan.n_jobs,
+            model_id=self._codec.model_id.hex() if is_ours else "",
+            system=system,
+        )
 
 
-def _check_targets(clips: Sequence[Clip], rates: Sequence[float], keep: Path, *, overwrite: bool) -> None:
-    recordings = {clip.path.resolve() for clip in clips}
+def _check_targets(tasks: Sequence[Task], plan: Plan, keep: Path, *, overwrite: bool) -> None:
+    recordings = {task.clip.path.resolve() for task in tasks}
     taken: dict[Path, Clip] = {}
-    for clip in clips:
-        for rate in rates:
-            target = _target(clip, rate, rates, keep)
+    for task in tasks:
+        for system in task.systems:
+            target = plan.target(task.clip, system, keep)
             if target in taken:
                 raise TelucodecError(
-                    f"{taken[target].path} and {clip.path} would both be kept as {target}{CODES_SUFFIX}; "
-                    "rename one of them"
+                    f"{taken[target].path} and {task.clip.path} would both be kept as "
+                    f"{target}{CODES_SUFFIX}; rename one of them"
                 )
-            taken[target] = clip
+            taken[target] = task.clip
             for suffix in (CODES_SUFFIX, ".wav"):
                 path = _with_suffix(target, suffix)
                 if path.resolve() in recordings:
@@ -144,11 +272,6 @@ def _check_targets(clips: Sequence[Clip], rates: Sequence[float], keep: Path, *,
                         f"{path} is a recording to measure; keep the results in another folder"
                     )
                 check_writable(path, overwrite=overwrite)
-
-
-def _target(clip: Clip, rate: float, rates: Sequence[float], folder: Path) -> Path:
-    """Where the files of a clip at a rate go, without suffix."""
-    return (folder / f"{rate:g}kbps" if len(rates) > 1 else folder) / clip.name.with_suffix("")
 
 
 def _with_suffix(target: Path, suffix: str) -> Path:
@@ -160,7 +283,3 @@ def _warm_up(codec: Codec) -> None:
     device = next(codec.parameters()).device
     wav = torch.zeros(1, 1, codec.config.sample_rate_hz, device=device)  # [B, C, T]
     codec.decode(codec.encode(wav), n_samples=wav.shape[-1])
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
