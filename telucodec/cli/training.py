@@ -1,4 +1,4 @@
-"""Commands that learn: train, fit-entropy."""
+"""Commands that learn: train, doctor, fit-entropy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +125,28 @@ def train(
         typer.echo(f"diagnosis  {folder / 'diagnosis.md'}")
         raise typer.Exit(DOOMED)
     typer.echo(f"weights  {outcome.weights}")
+
+
+@app.command()
+def doctor(
+    data_dir: Annotated[Path, typer.Option(help="Folder of audio, searched recursively.")],
+    config: TrainConfig = None,
+    overrides: TrainSet = None,
+    price_per_hour: PricePerHour = None,
+) -> None:
+    """Look for what would waste a training run before it starts. Status 3: do not start."""
+    from telucodec.config import load_config
+
+    import_trainer()
+    from telucodec.train.budget import Budget
+    from telucodec.train.run import examine_before
+
+    chosen = load_config(config, overrides or [])
+    with TrainingScreen() as screen:
+        found = examine_before(chosen, data_dir, screen, budget=Budget(price_per_hour=price_per_hour))
+    typer.echo(found.verdict)
+    if found.serious:
+        raise typer.Exit(DOOMED)
 
 
 @app.command(name="fit-entropy", hidden=True)

@@ -10,9 +10,11 @@ from telucodec.train.budget import NO_LIMITS, Budget, Meter
 from telucodec.train.checkpoint import checkpoints, load_checkpoint
 from telucodec.train.data import Corpus, load_corpus, split_speakers
 from telucodec.train.diagnostics.diagnosis import Diagnosis
-from telucodec.train.doctor import Doomed
+from telucodec.train.doctor import Doomed, write_down
 from telucodec.train.facts import data_line, size_line, write_facts
+from telucodec.train.faults import spoil_corpus
 from telucodec.train.loop import train
+from telucodec.train.preflight.examination import Preflight, is_first_process, preflight
 from telucodec.train.runlog import RunLog
 from telucodec.train.signals import signals_caught
 from telucodec.train.state import Run, Watcher
@@ -63,6 +65,14 @@ def train_run(
     meter = Meter(budget, out)
     corpora = load_data(config, data_dir)
     config, steps_per_epoch = with_planned_steps(config, corpora[0])
+    passed, refused = _preflight(
+        config, data_dir, corpora[0], watcher, budget, is_skipped=skip_preflight or resume
+    )
+    if refused:
+        reaction = "Refused before the first step"
+        write_down(out, refused, reaction)
+        watcher.line(f"doctor: {reaction}; `--skip-preflight` starts all the same")
+        return Outcome(None, 0, config.train.n_steps, STOPPED_BY_DOCTOR, {}, tuple(refused))
     run = Run(config, corpora, out, watcher, meter)
     if resume:
         _restore(run, found[-1])
@@ -72,7 +82,7 @@ def train_run(
         run.initialize_codebooks()
     watcher.line(size_line(run.codec))
     watcher.line(data_line(*corpora))
-    write_facts(out, config, data_dir, run.fabric.device, "skipped")
+    write_facts(out, config, data_dir, run.fabric.device, passed)
     with RunLog(out) as run_log, signals_caught() as signals:
         diagnoses = _train(run, run_log, steps_per_epoch, signals)
     meter.save()
@@ -81,6 +91,35 @@ def train_run(
         return Outcome(None, *end, STOPPED_BY_DOCTOR, run.figures, tuple(diagnoses))
     stopped_by = "" if end[0] >= end[1] else _limit(meter, signals)
     return Outcome(run.export(), *end, stopped_by, run.figures)
+
+
+def examine_before(
+    config: Config, data_dir: Path, watcher: Watcher, *, budget: Budget = NO_LIMITS
+) -> Preflight:
+    """The preflight alone, as ``telucodec doctor`` runs it; shows what it finds."""
+    corpora = load_data(config, data_dir)
+    config, _ = with_planned_steps(config, corpora[0])
+    return _shown(preflight(config, data_dir, corpora[0], budget=budget), watcher)
+
+
+def _preflight(
+    config: Config, data_dir: Path, corpus: Corpus, watcher: Watcher, budget: Budget, *, is_skipped: bool
+) -> tuple[str, list[Diagnosis]]:
+    """How the preflight ended, for the run's record, and what forbids the run."""
+    if is_skipped or not is_first_process():
+        watcher.line("preflight skipped")
+        return "skipped", []
+    found = _shown(preflight(config, data_dir, corpus, budget=budget), watcher)
+    return found.verdict, found.serious
+
+
+def _shown(found: Preflight, watcher: Watcher) -> Preflight:
+    for line in found.lines:
+        watcher.line(line)
+    for finding in found.findings:
+        watcher.line(f"doctor: {finding.line()}. {finding.cause} Try: {finding.remedy}")
+    watcher.line(f"preflight: {found.verdict} ({found.seconds:.0f} s)")
+    return found
 
 
 def _train(run: Run, run_log: RunLog, steps_per_epoch: int, signals: list[str]) -> list[Diagnosis]:
@@ -124,6 +163,7 @@ def _limit(meter: Meter, signals: list[str]) -> str:
 def load_data(config: Config, data_dir: Path) -> tuple[Corpus, Corpus]:
     """Clips to train on and clips to validate on."""
     corpus = load_corpus(data_dir, config.model.sample_rate_hz, config.data)
+    corpus = spoil_corpus(config.fault.name, corpus)
     if config.data.val_dir:
         return corpus, load_corpus(Path(config.data.val_dir), config.model.sample_rate_hz, config.data)
     return split_speakers(corpus, config.data.validation_share)

@@ -11,12 +11,12 @@ import torch
 
 from telucodec.config import Config, config_to_dict
 from telucodec.model.codec import Codec, build_codec, save_codec
-from telucodec.train.assembly import assemble, fresh_average, initialize_codebooks
+from telucodec.train.assembly import assemble, batches_of, fresh_average, initialize_codebooks
 from telucodec.train.budget import Meter
 from telucodec.train.card import model_card
 from telucodec.train.checkpoint import checkpoint_of, checkpoints, load_checkpoint, save_checkpoint
 from telucodec.train.culprit import find_culprit
-from telucodec.train.data import Batches, Corpus, batches_from
+from telucodec.train.data import Corpus, batches_from
 from telucodec.train.doctor import Doctor, Doomed, write_down
 from telucodec.train.engine import loss_scale
 from telucodec.train.entropy import write_entropy
@@ -54,8 +54,7 @@ class Run:
             self.assembly.loss,
         )
         self.codec, self.learner = self.trainee.codec, self.trainee.learner
-        plan = config.train
-        self.batches = Batches(self.corpus, plan.batch_size, config.data, plan.seed, self.fabric.global_rank)
+        self.batches = batches_of(config, self.corpus, self.fabric.global_rank)
         self.upcoming: Iterator[torch.Tensor] | None = None
         self.mel = MelLoss(config.model.sample_rate_hz).to(self.fabric.device)
         self.clips = validation_clips(self.held_out, config.train.n_validation_clips)

@@ -10,7 +10,7 @@ from typing import Any
 
 from telucodec.train.diagnostics.catalog import CATALOG
 
-Evidence = Mapping[str, float | str]
+Evidence = Mapping[str, float | str] | Mapping[str, float]
 """Named facts, such as ``{"range ratio": 0.08, "threshold": 0.3}``."""
 
 Curve = list[tuple[int, float]]
