@@ -2,13 +2,12 @@
 
     python benchmarks/museum.py [--data-dir data/clips] [--only NAME ...] [--live] [--healthy SEEDS --steps N]
 
-Each exhibit of configs/faults.toml is a run of `telucodec train` on a small model: first with the preflight, and
-with --live also without it, where the rules have to find it in the run. Prints a Markdown table; status 1 if an
-exhibit was missed, or if a healthy run raised an alarm.
+Each exhibit of configs/faults.toml is a run of `telucodec train` on a small model, with the preflight, or
+with --live without it, where the rules have to find the fault in the run. Prints a Markdown table; status 1
+if an exhibit was missed or a healthy run raised an alarm.
 """
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -78,7 +77,10 @@ def row(name: str, outcome: Outcome, expected: list[str], seconds: float) -> tup
     is_right = first.id in expected and first.step <= MAX_STEPS
     when = str(first.step) if first.step else "preflight"
     facts = ", ".join(f"{key} {shown(value)}" for key, value in first.evidence.items())
-    return is_right, f"| {name} | {'' if is_right else 'WRONG: '}{first.id} | {when} | {seconds:.0f} | {facts} |"
+    return (
+        is_right,
+        f"| {name} | {'' if is_right else 'wrong: '}{first.id} | {when} | {seconds:.0f} | {facts} |",
+    )
 
 
 def visit(data_dir: Path, chosen: list[str], *, is_live: bool) -> bool:
@@ -104,16 +106,20 @@ def healthy(data_dir: Path, n_seeds: int, n_steps: int) -> bool:
     for seed in range(n_seeds):
         outcome = show({"train": {"seed": seed, "n_steps": n_steps}}, data_dir, skip_preflight=False)
         alarms += len(outcome.diagnoses)
-        told = json.dumps([diagnosis.line() for diagnosis in outcome.diagnoses]) if outcome.diagnoses else "none"
+        told = "; ".join(diagnosis.line() for diagnosis in outcome.diagnoses) or "none"
         print(f"| {seed} | {outcome.step} | {told} |", flush=True)
     return not alarms
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data" / "clips")
     parser.add_argument("--only", nargs="*", default=[], help="exhibits to visit")
-    parser.add_argument("--live", action="store_true", help="skip the preflight: the run's rules must find it")
+    parser.add_argument(
+        "--live", action="store_true", help="skip the preflight: the run's rules must find it"
+    )
     parser.add_argument("--healthy", type=int, default=0, metavar="SEEDS", help="healthy runs instead")
     parser.add_argument("--steps", type=int, default=1000, help="length of the healthy runs")
     options = parser.parse_args()

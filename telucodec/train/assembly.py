@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from telucodec.config import Config
+from telucodec.errors import DataError
 from telucodec.model.codebooks import CodebookLearner
 from telucodec.model.codec import Codec, build_codec
 from telucodec.train.data import Batches, Corpus
@@ -64,15 +65,20 @@ def initialize_codebooks(
     n_iterations: int = 10,
 ) -> None:
     """K-means on ``n_vectors`` latents of the first batches (`N_INIT_VECTORS` if None), before any update."""
-    n_vectors = n_vectors or N_INIT_VECTORS
+    n_vectors, n_found = n_vectors or N_INIT_VECTORS, 0
     codec, device = assembly.trainee.codec, assembly.fabric.device
     found: list[torch.Tensor] = []
-    while sum(len(latents) for latents in found) < n_vectors:
+    while n_found < n_vectors:
         wav = batches[len(found)].to(device)
         with torch.no_grad():
             latents = codec.encoder(nn.functional.pad(wav, (0, -wav.shape[-1] % config.model.hop)))
         found.append(latents.transpose(1, 2).flatten(0, 1))
+        n_found += len(found[-1])
+    vectors = torch.cat(found)
+    is_sound = torch.isfinite(vectors).all(dim=1)
+    if not is_sound.any():
+        raise DataError("no latents of the first batches are finite; look at data and start weights")
     assembly.trainee.learner.initialize(
-        codec.quantizer, torch.cat(found), n_iterations=n_iterations, seed=config.train.seed
+        codec.quantizer, vectors[is_sound], n_iterations=n_iterations, seed=config.train.seed
     )
     assembly.trainee.average = fresh_average(codec, config)

@@ -4,12 +4,14 @@ import dataclasses
 import statistics
 import time
 
+import torch
 from torch import Tensor
 
 from telucodec.config import Config, OptimConfig
 from telucodec.train.assembly import Assembly
 from telucodec.train.diagnostics.diagnosis import Diagnosis, diagnose
 from telucodec.train.loop import train_step
+from telucodec.train.preflight.network import weighted_terms
 
 N_ITEMS = 2  # of the batch that is learned by heart
 RATE = 3e-4  # at which both published recipes gain 3 dB on that batch in 24 steps; at 1e-3 they lose first
@@ -52,19 +54,28 @@ def try_recipe(
     assembly: Assembly, config: Config, wavs: list[Tensor]
 ) -> tuple[list[Diagnosis], list[str], Pace]:
     """The first steps of the recipe as it stands, one on each batch."""
-    n_steps = len(wavs)
+    n_steps, n_last = len(wavs), max(1, len(wavs) // 3)
+    wavs = [wav.to(assembly.fabric.device) for wav in wavs]
+    before = _losses(assembly, config, wavs[-n_last:])
     losses, clock = [], []
     for wav in wavs:
-        wav = wav.to(assembly.fabric.device)
         clock.append(time.monotonic())
         step = train_step(assembly.fabric, assembly.trainee, assembly.loss, config, wav)
         losses.append(step.terms["total"].item())
     clock.append(time.monotonic())
     pace = Pace((n_steps - n_steps // 3) / max(1e-9, clock[-1] - clock[n_steps // 3]))
-    third = max(1, n_steps // 3)
-    start, end = statistics.median(losses[:third]), statistics.median(losses[-third:])
-    lines = [f"recipe: loss {start:.3g} -> {end:.3g} in {n_steps} steps, {pace.steps_per_s:.2f} steps/s"]
+    start, end = statistics.median(before), statistics.median(losses[-n_last:])
+    lines = [
+        f"recipe: loss of the last {n_last} batches {start:.3g} before, {end:.3g} after {n_steps} steps; "
+        f"{pace.steps_per_s:.2f} steps/s"
+    ]
     if end <= RISEN * start:  # false also for what is not a number
         return [], lines, pace
     evidence = {"loss before": start, "loss after": end, "threshold": RISEN * start, "rate": config.optim.lr}
     return [diagnose("learning-rate-high", 0, evidence)], lines, pace
+
+
+@torch.no_grad()
+def _losses(assembly: Assembly, config: Config, wavs: list[Tensor]) -> list[float]:
+    """Weighted loss of each batch, nothing learned."""
+    return [sum(float(v) for v in weighted_terms(assembly, config, wav).values()) for wav in wavs]
