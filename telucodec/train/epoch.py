@@ -22,14 +22,17 @@ class EpochMeter:
 
     def lines(self, step: int, steps_per_epoch: int, figures: dict[str, float]) -> list[str]:
         """What the person in front of the run reads at the end of an epoch."""
-        mean = {name: value.item() / max(1, self.n_steps) for name, value in self.sums.items()}
+        epoch = f"epoch {-(-step // steps_per_epoch) - 1} (step {step})"
+        if not self.n_steps:
+            return [f"{epoch}  every update was skipped"]
+        mean = {name: value.item() / self.n_steps for name, value in self.sums.items()}
         terms = "  ".join(
             f"{name} {mean[name]:.4f}"
             for name in ("l1", "mse", "rms", "stft", "mel", "spectrum")
             if name in mean
         )
         lines = [
-            f"epoch {-(-step // steps_per_epoch) - 1} (step {step})  loss {mean['total']:.4f}  {terms}",
+            f"{epoch}  loss {mean['total']:.4f}  {terms}",
             f"  output [{self.low.item():.3f}, {self.high.item():.3f}]  DC mean {mean['output_dc']:+.5f}  "
             f"range ratio {mean['range_ratio']:.3f}  output_scale {mean['output_scale']:.4f}",
             f"  VQ loss {mean['vq']:.4f} (codebook {mean['codebook']:.4f}, "

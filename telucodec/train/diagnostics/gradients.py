@@ -29,8 +29,9 @@ def exploding(history: History, patience: int) -> Evidence | None:
 
 def _outside(history: History, patience: int, *, is_low: bool) -> Evidence | None:
     for name in history.names("grad_norm/"):
-        usual, norms = history.after_warmup(name), history.recent(name, patience)
-        if not usual or not norms:
+        norms = history.recent(name, patience)
+        usual = history.after_warmup(name) if norms else None
+        if not usual:
             continue
         if (is_low and max(norms) < BAND[0] * usual) or (not is_low and min(norms) > BAND[1] * usual):
             module = name.removeprefix("grad_norm/")

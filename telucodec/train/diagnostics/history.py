@@ -56,11 +56,15 @@ class History:
 
     def recent(self, name: str, n_steps: int) -> list[float]:
         """Values of the last ``n_steps``, at least `N_SAMPLES` of them; empty while the run is younger."""
-        curve = self.curve(name)
-        chosen = [value for step, value in curve if step > self.step - n_steps]
-        chosen = chosen if len(chosen) >= N_SAMPLES else [value for _, value in curve[-N_SAMPLES:]]
-        is_covered = self.step >= n_steps and len(chosen) >= N_SAMPLES
-        return chosen if is_covered else []
+        if self.step < n_steps:
+            return []
+        chosen: list[float] = []
+        for reading in reversed(self.readings):
+            if reading["step"] <= self.step - n_steps and len(chosen) >= N_SAMPLES:
+                break
+            if name in reading:
+                chosen.append(reading[name])
+        return chosen[::-1] if len(chosen) >= N_SAMPLES else []
 
     def before(self, name: str, n_steps: int, *, at_least: int = 3) -> float | None:
         """Median of the values older than the last ``n_steps``; None if they are too few."""

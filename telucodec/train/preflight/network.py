@@ -113,7 +113,7 @@ def check_terms(assembly: Assembly, wav: Tensor, shares: dict[str, float]) -> li
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value, estimate, retain_graph=True)
         if not gradient.any():
-            found.append(diagnose("term-constant", 0, {"term": name, "value": float(value), "gradient": 0.0}))
+            found.append(diagnose("term-constant", 0, {"term": name, "value": value.item(), "gradient": 0.0}))
         elif name in SPECTRAL and (exact := _half_share(gradient)) > HALF_SHARE:
             found.append(diagnose("half-precision-loss", 0, {"term": name, "share in 16 bits": exact}))
     for name, share in shares.items():
