@@ -40,7 +40,7 @@ def stage_bits(tables, files, n_frames):
         for packet in packets(codes, tables.n_codebooks, n_frames):
             n_codes += packet.shape[1]
             for stage, symbols in enumerate(packet):
-                for frames in predictor.batches(stage, packet.shape[1]):
+                for frames in predictor.batches(stage, np.arange(packet.shape[1])):
                     odds, chosen = predictor.odds(packet, stage, frames), symbols[frames]
                     rows, groups = np.arange(len(chosen)), chosen // GROUP
                     shares = odds.groups[rows, groups], odds.inside(groups)[rows, chosen % GROUP]

@@ -18,11 +18,12 @@ from bitstream import machine
 from numpy.typing import NDArray
 from torch import Tensor
 
+from telucodec.allocation import plan_stages
 from telucodec.audio import find_audio, read_audio
 from telucodec.evaluate.loss import gilbert
 from telucodec.evaluate.metrics import measure
 from telucodec.model.codec import Codec
-from telucodec.pipeline import choose_codebooks, open_codec
+from telucodec.pipeline import open_codec
 from telucodec.streaming import LatentDecoder
 
 RATES = (0.0, 0.01, 0.03, 0.05, 0.10, 0.20)
@@ -93,7 +94,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     codec = open_codec(chosen.model, device="cpu")
-    n_codebooks = choose_codebooks(codec, kbps=chosen.kbps)
+    n_codebooks = plan_stages(codec.config, codec.folder, kbps=chosen.kbps, entropy="static").n_codebooks
     files = find_audio(chosen.folder)
     files = files[:: max(1, len(files) // chosen.clips)][: chosen.clips]
     clips = [figures(codec, path, seed, n_codebooks) for seed, path in enumerate(files)]

@@ -28,10 +28,10 @@ from telucodec.streaming import StreamDecoder, StreamEncoder
 MEMORY_PROBE = """
 import resource, sys
 from pathlib import Path
-from telucodec.pipeline import decode_file, encode_file, open_codec
+from telucodec.pipeline import EncodeOptions, decode_file, encode_file, open_codec
 codec = open_codec(sys.argv[1], device="cpu")
 folder = Path(sys.argv[2])
-encode_file(codec, folder / "a.wav", folder / "a.codes", n_codebooks=int(sys.argv[3]))
+encode_file(codec, folder / "a.wav", folder / "a.codes", options=EncodeOptions(kbps=float(sys.argv[3])))
 decode_file(codec, folder / "a.codes", folder / "b.wav")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
@@ -64,14 +64,14 @@ def speed(codec: Codec, n_codebooks: int, frames_per_packet: int, seconds: float
     }
 
 
-def peak_mib(model: str, minutes: float, n_codebooks: int) -> float:
+def peak_mib(model: str, minutes: float, kbps: float) -> float:
     """Peak memory of a process that encodes and decodes ``minutes`` of noise."""
     with tempfile.TemporaryDirectory() as folder:
         generator = np.random.default_rng(0)
         with soundfile.SoundFile(Path(folder) / "a.wav", "w", 16_000, 1) as file:
             for _ in range(round(minutes * 6)):
                 file.write(generator.normal(0, 0.1, 160_000))
-        command = [sys.executable, "-c", MEMORY_PROBE, model, folder, str(n_codebooks)]
+        command = [sys.executable, "-c", MEMORY_PROBE, model, folder, str(kbps)]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -81,6 +81,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="speech-16k")
     parser.add_argument("--codebooks", type=int, default=12)
+    parser.add_argument("--kbps", type=float, default=6.0, help="of the files whose memory is measured")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--packet-frames", type=int, nargs="+", default=[1, 2, 5, 25])
     parser.add_argument("--minutes", type=float, nargs="*", default=[])
@@ -91,7 +92,7 @@ def main() -> None:
     result = {
         "machine": machine() | {"torch": torch.__version__},
         "speed": [speed(codec, chosen.codebooks, n, chosen.seconds) for n in chosen.packet_frames],
-        "peak_mib": {f"{m:g} min": peak_mib(chosen.model, m, chosen.codebooks) for m in chosen.minutes},
+        "peak_mib": {f"{m:g} min": peak_mib(chosen.model, m, chosen.kbps) for m in chosen.minutes},
     }
     print(json.dumps(result, indent=2))
 

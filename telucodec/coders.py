@@ -4,8 +4,11 @@ Shapes: Q codebooks, L frames.
 """
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from telucodec.bitstream.coder import ENTROPY_MODES, FixedWidthCoder, PacketCoder
 from telucodec.bitstream.container import check_coder
@@ -18,9 +21,18 @@ RATES = "rates.json"
 """Beside the tables: what the first 1 to Q stages took on speakers the tables were not fitted to."""
 
 
-def best_entropy(model_folder: Path | None) -> str:
-    """``"static"`` where entropy tables lie beside the weights, else ``"none"``."""
-    return "static" if model_folder is not None and (model_folder / TABLES).is_file() else "none"
+def best_entropy(model_folder: Path | None, kbps: float | None = None) -> str:
+    """The name in `ENTROPY_MODES` that suits a rate, or a fixed number of stages where ``kbps`` is None.
+
+    ``"none"`` without entropy tables beside the weights; ``"variable"`` for a rate that frames of
+    `MIN_DEPTH` stages and more can have; else ``"static"``.
+    """
+    if model_folder is None or not (model_folder / TABLES).is_file():
+        return "none"
+    if kbps is None:
+        return "static"
+    prices = measured_rates(model_folder).prices
+    return "variable" if prices and kbps >= min(rate for _, rate in prices) else "static"
 
 
 def build_coder(mode: int, codeword_bits: int, model_folder: Path | None) -> PacketCoder:
@@ -32,20 +44,20 @@ def build_coder(mode: int, codeword_bits: int, model_folder: Path | None) -> Pac
     """
     if mode == ENTROPY_MODES["none"]:
         return FixedWidthCoder(codeword_bits)
-    if mode == ENTROPY_MODES["static"]:
+    if mode in (ENTROPY_MODES["static"], ENTROPY_MODES["variable"]):
         if model_folder is None or not (model_folder / TABLES).is_file():
             raise ModelError(
                 f"no {TABLES} lies beside the weights in {model_folder}; encode with --entropy none, "
                 "or fit tables: telucodec fit-entropy"
             )
-        return _entropy_coder(model_folder)
+        return _entropy_coder(model_folder, mode == ENTROPY_MODES["variable"])
     known = ", ".join(f"{number} ({name})" for name, number in ENTROPY_MODES.items())
     raise BitstreamError(f"entropy mode {mode} is not in this build; expected one of {known}")
 
 
 @lru_cache(maxsize=4)
-def _entropy_coder(model_folder: Path) -> EntropyCoder:
-    return EntropyCoder.load(model_folder)
+def _entropy_coder(model_folder: Path, is_variable: bool) -> EntropyCoder:
+    return EntropyCoder.load(model_folder, is_variable=is_variable)
 
 
 def coder_for(header: Header, model_folder: Path | None) -> PacketCoder:
@@ -59,31 +71,60 @@ def coder_for(header: Header, model_folder: Path | None) -> PacketCoder:
     return coder
 
 
+@dataclass(frozen=True)
+class Rates:
+    """What speakers that the tables were not fitted to took, in kbps of payload."""
+
+    kbps: list[float]  # the first 1 to Q stages for every frame
+    prices: list[tuple[float, float]]  # price of a bit, and the rate of frames of variable depth at it
+
+
+@lru_cache(maxsize=4)
+def measured_rates(model_folder: Path) -> Rates:
+    """The rates beside the weights; `ModelError` if they are missing or damaged."""
+    path = model_folder / RATES
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        prices = [(float(price), float(rate)) for price, rate in found.get("prices", [])]
+        return Rates([float(rate) for rate in found["kbps"]], prices)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is missing or damaged: {error}; fit the tables again: telucodec fit-entropy"
+        ) from error
+
+
 def cumulative_kbps(
     entropy: str, stage_kbps: float, n_codebooks: int, model_folder: Path | None
 ) -> list[float]:
-    """Payload rate of the first 1 to ``n_codebooks`` stages.
+    """Payload rate of the first 1 to ``n_codebooks`` stages for every frame.
 
     Exact at fixed width. With tables it is what other speakers took on average; a clip may take more or less.
 
     Raises:
         ModelError: the measured rates are damaged.
     """
-    nominal = [stage_kbps * (stage + 1) for stage in range(n_codebooks)]
-    path = model_folder / RATES if model_folder is not None else None
-    if entropy == "none" or path is None or not path.is_file():
-        return nominal
-    try:
-        rates = [float(rate) for rate in json.loads(path.read_text(encoding="utf-8"))["kbps"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{path} is damaged: {error}; fit the tables again: telucodec fit-entropy"
-        ) from error
+    if entropy == "none" or model_folder is None or not (model_folder / RATES).is_file():
+        return [stage_kbps * (stage + 1) for stage in range(n_codebooks)]
+    rates = measured_rates(model_folder).kbps
     if len(rates) < n_codebooks:
         raise ModelError(
-            f"{path} has rates of {len(rates)} stages; expected {n_codebooks}: fit the tables again"
+            f"{model_folder / RATES} has rates of {len(rates)} stages; expected {n_codebooks}: "
+            "fit the tables again"
         )
     return rates[:n_codebooks]
+
+
+def price_of(kbps: float, model_folder: Path) -> float:
+    """Price of a bit at which other speakers took ``kbps`` on average; the nearest one measured beyond these.
+
+    Raises:
+        ModelError: no prices were measured.
+    """
+    prices = sorted(measured_rates(model_folder).prices, key=lambda pair: pair[1])
+    if not prices:
+        raise ModelError(f"{model_folder / RATES} has no prices; fit the tables again: telucodec fit-entropy")
+    logs = np.log(np.array(prices))
+    return float(np.exp(np.interp(np.log(kbps), logs[:, 1], logs[:, 0])))
 
 
 def stages_within(kbps: float, rates: list[float]) -> int:

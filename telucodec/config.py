@@ -150,6 +150,8 @@ class LossConfig:
     stft: float = 0.0
     mel: float = 2.0
     spectrum: float = 3.0
+    disturbance: float = 0.0
+    envelope: float = 0.0
     vq: float = 40.0  # holds the latents' scale; at 5 they grow and the output scale sinks, see docs/log.md
 
 

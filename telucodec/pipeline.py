@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from telucodec.allocation import plan_stages
 from telucodec.audio import (
     AUDIO_SUFFIXES,
     Samples,
@@ -25,7 +26,6 @@ from telucodec.audio import (
     writing,
 )
 from telucodec.bitstream.container import Header, Summary
-from telucodec.coders import best_entropy, cumulative_kbps, stages_within
 from telucodec.errors import BitstreamError, ConfigError, ModelError, TelucodecError
 from telucodec.files import check_readable, check_writable, read_blocks, replacing
 from telucodec.model.codec import Codec, load_codec
@@ -41,7 +41,8 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 class EncodeOptions:
     """How to write streams; the defaults are those of the command line."""
 
-    n_codebooks: int | None = None  # all if None
+    n_codebooks: int | None = None  # all if None; at a rate, at most so many
+    kbps: float | None = None  # payload rate that no ten minutes of a file exceed
     frames_per_packet: int = FILE_FRAMES
     entropy: str | None = None  # the best that the weights have tables for if None
     has_seek_table: bool = False
@@ -139,23 +140,15 @@ def open_codec(name_or_folder: str = DEFAULT_MODEL, *, device: str = "auto") -> 
     return load_codec(find_model(name_or_folder), device=choose_device(device))
 
 
-def choose_codebooks(
-    codec: Codec, *, kbps: float | None = None, n_codebooks: int | None = None, entropy: str | None = None
-) -> int:
-    """Stages to write: as many as fit in ``kbps`` with ``entropy`` coding, or ``n_codebooks``, or all.
-
-    Raises:
-        ConfigError: not even one stage fits, or the model does not have that many.
-    """
-    config = codec.config
-    available = config.quantizer.n_codebooks
-    if kbps is not None:
-        entropy = best_entropy(codec.folder) if entropy is None else entropy
-        return stages_within(kbps, cumulative_kbps(entropy, config.stage_kbps, available, codec.folder))
-    chosen = available if n_codebooks is None else n_codebooks
-    if not 1 <= chosen <= available:
-        raise ConfigError(f"{chosen} codebooks asked for; this model has 1 to {available}")
-    return chosen
+def check_options(codec: Codec, options: EncodeOptions) -> None:
+    """Raises `ConfigError` for a rate or number of codebooks that the model does not have."""
+    plan_stages(
+        codec.config,
+        codec.folder,
+        kbps=options.kbps,
+        n_codebooks=options.n_codebooks,
+        entropy=options.entropy,
+    )
 
 
 def encode_file(
@@ -178,9 +171,8 @@ def encode_file(
     options = options or EncodeOptions()
     n_codebooks = options.n_codebooks if n_codebooks is None else n_codebooks
     check_writable(target, overwrite=overwrite)
-    choose_codebooks(codec, n_codebooks=n_codebooks)
     rate_hz = codec.config.sample_rate_hz
-    encoder = _encoder(codec, replace(options, n_codebooks=n_codebooks))
+    encoder = _encoder(codec, replace(options, n_codebooks=n_codebooks), is_held=True)
     with (
         reading(source, rate_hz) as (info, blocks),
         replacing(target) as temporary,
@@ -239,7 +231,7 @@ def encode_pipe(
         AudioError: what arrives is not usable audio.
     """
     form, n_bytes = (raw, None) if raw is not None else read_wav_start(source)
-    encoder = _encoder(codec, options)
+    encoder = _encoder(codec, options, is_held=False)
     blocks = read_pcm(source, form, n_bytes)
     for block in converted(blocks, form.rate_hz, codec.config.sample_rate_hz):
         _send(target, encoder.push(block))
@@ -274,10 +266,12 @@ def decode_pipe(
     return decoder.summary()
 
 
-def _encoder(codec: Codec, options: EncodeOptions) -> StreamEncoder:
+def _encoder(codec: Codec, options: EncodeOptions, *, is_held: bool) -> StreamEncoder:
     return StreamEncoder(
         codec,
+        is_held=is_held,
         n_codebooks=options.n_codebooks,
+        kbps=options.kbps,
         frames_per_packet=options.frames_per_packet,
         entropy=options.entropy,
         has_seek_table=options.has_seek_table,

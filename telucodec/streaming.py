@@ -19,12 +19,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from telucodec.allocation import Frames, build_allocator, plan_stages
 from telucodec.bitstream.coder import ENTROPY_MODES
 from telucodec.bitstream.container import PacketWriter
 from telucodec.bitstream.header import Header
 from telucodec.bitstream.packet import Packet
 from telucodec.bitstream.parser import Damage, StreamParser, Summary
-from telucodec.coders import best_entropy, build_coder, coder_for
+from telucodec.coders import build_coder, coder_for
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import Codec
 from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
@@ -32,6 +33,7 @@ from telucodec.model.concealment import N_SLOW, conceal, context_samples, contin
 FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
 LIVE_FRAMES = 1
 GROUP_FRAMES = 200  # that the network sees at once where delay does not count
+HELD_FRAMES = 30_000  # over which bits are allocated where a stream is held back, 10 minutes
 
 Samples = NDArray[np.float32]
 """``[T]``, one channel at the codec's rate, full scale at 1.0."""
@@ -41,13 +43,17 @@ class StreamEncoder:
     """Samples to the bytes of one stream: ``push`` pieces of any size, then ``flush`` once.
 
     Args:
-        n_codebooks: stages to write, all if None.
+        n_codebooks: stages to write at most, all if None.
+        kbps: payload rate to keep to. ``"variable"`` coding gives each frame the stages that pay for
+            themselves; otherwise as many stages are written as other speakers took this rate with.
         frames_per_packet: below `FILE_FRAMES` also the delay, in frames.
         n_samples: of the whole signal if known, for the header; the bytes are otherwise the same.
-        entropy: a name of `ENTROPY_MODES`; the best that the weights have tables for if None.
+        entropy: a name of `ENTROPY_MODES`; the best for a rate or number of stages if None.
+        is_held: with ``kbps`` and ``"variable"`` coding, hold back up to `HELD_FRAMES` and keep these within
+            the rate; otherwise they have it only on average over speakers.
 
     Raises:
-        ConfigError: a setting the model or the format does not have.
+        ConfigError: a setting the model or the format does not have, or a rate below one stage.
     """
 
     def __init__(
@@ -55,21 +61,21 @@ class StreamEncoder:
         codec: Codec,
         *,
         n_codebooks: int | None = None,
+        kbps: float | None = None,
         frames_per_packet: int = FILE_FRAMES,
         n_samples: int | None = None,
         entropy: str | None = None,
         has_seek_table: bool = False,
+        is_held: bool = False,
     ) -> None:
         config = codec.config
-        entropy = best_entropy(codec.folder) if entropy is None else entropy
-        if entropy not in ENTROPY_MODES:
-            raise ConfigError(f"entropy is {entropy!r}; expected {', '.join(ENTROPY_MODES)}")
-        coder = build_coder(ENTROPY_MODES[entropy], config.codeword_bits, codec.folder)
+        plan = plan_stages(config, codec.folder, kbps=kbps, n_codebooks=n_codebooks, entropy=entropy)
+        coder = build_coder(ENTROPY_MODES[plan.entropy], config.codeword_bits, codec.folder)
         self.header = Header(
             sample_rate_hz=config.sample_rate_hz,
             hop=config.hop,
             delay=config.delay,
-            n_codebooks=config.quantizer.n_codebooks if n_codebooks is None else n_codebooks,
+            n_codebooks=plan.n_codebooks,
             codeword_bits=config.codeword_bits,
             n_samples=n_samples,
             model_id=codec.model_id,
@@ -80,12 +86,12 @@ class StreamEncoder:
         complaint = self.header.complaint()
         if complaint:
             raise ConfigError(complaint)
-        if not 1 <= self.header.n_codebooks <= config.quantizer.n_codebooks:
-            raise ConfigError(
-                f"{n_codebooks} codebooks asked for; this model has 1 to {config.quantizer.n_codebooks}"
-            )
         self._codec = codec
+        self._norms = codec.quantizer.norms(plan.n_codebooks)
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
+        self._is_held = is_held and plan.kbps is not None
+        self._allocator = build_allocator(config, codec.folder, coder, plan, is_held=self._is_held)
+        self._held: list[Frames] = []  # packets not coded yet
         self._like = codec.decoder.output_scale.new_empty(1, 0, 0)
         self._state = codec.encoder.initial_state(self._like)
         self._pending = np.zeros(_group_frames(frames_per_packet) * config.hop, dtype=np.float32)
@@ -164,24 +170,42 @@ class StreamEncoder:
 
     def _group(self, n_frames: int, n_padding: int | None = None) -> bytes:
         """Packets of the first ``n_frames`` of what is pending, which is zero beyond the signal's end."""
-        codes = np.zeros((self.header.n_codebooks, 0), dtype=np.uint16)
         if n_frames:
-            codes = self._codes(self._pending[: n_frames * self.header.hop])
+            frames = self._analyzed(self._pending[: n_frames * self.header.hop])
+            step = self.header.frames_per_packet
+            self._held += [
+                Frames(frames.codes[:, at : at + step], frames.errors[:, at : at + step])
+                for at in range(0, n_frames, step)
+            ]
         self._pending[:] = 0
         self._n_pending = 0
-        step = self.header.frames_per_packet
-        starts = range(0, max(1, n_frames), step)
+        n_held = len(self._held) * self.header.frames_per_packet
+        if self._is_held and n_padding is None and n_held < HELD_FRAMES:
+            return b""
+        return self._released(n_padding)
+
+    def _released(self, n_padding: int | None) -> bytes:
+        """What is held, as packets; ``n_padding`` makes the last of them the last of the stream."""
+        if not self._held:
+            return self._writer.coded_packet(0, b"", n_padding)
+        sizes = [packet.codes.shape[1] for packet in self._held]
+        n_beyond = 0 if n_padding is None else n_padding + self.header.delay  # samples after the signal's end
+        seconds = (sum(sizes) * self.header.hop - n_beyond) / self.header.sample_rate_hz
+        payloads = self._allocator.payloads(self._held, seconds)
+        self._held = []
+        last = len(payloads) - 1
         return b"".join(
-            self._writer.packet(codes[:, at : at + step], n_padding if at == starts[-1] else None)
-            for at in starts
+            self._writer.coded_packet(n_frames, payload, n_padding if number == last else None)
+            for number, (n_frames, payload) in enumerate(zip(sizes, payloads, strict=True))
         )
 
     @torch.inference_mode()
-    def _codes(self, samples: Samples) -> NDArray[np.uint16]:
+    def _analyzed(self, samples: Samples) -> Frames:
+        """Codes and errors of the next whole frames, ``[L * hop]``."""
         wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
         latents, self._state = self._codec.encoder.step(wav, self._state)
-        codes = self._codec.quantizer.encode(latents, self.header.n_codebooks)
-        return codes[0].cpu().numpy().astype(np.uint16)  # [Q, L]
+        codes, errors = self._codec.quantizer.encode_with_errors(latents, norms=self._norms)
+        return Frames(codes[0].cpu().numpy().astype(np.uint16), errors[0].cpu().numpy())
 
 
 class StreamDecoder:
@@ -315,8 +339,10 @@ class LatentDecoder:
 
     @torch.inference_mode()
     def decode(self, codes: NDArray[np.uint16]) -> Samples:
-        """Codes ``[Q, L]`` to ``[L * hop]``."""
-        table = torch.from_numpy(codes.astype(np.int64))[None].to(self._codec.decoder.output_scale.device)
+        """Codes ``[Q, L]``, some perhaps `ABSENT`, to ``[L * hop]``."""
+        size = self._codec.config.quantizer.codebook_size
+        chosen = np.where(codes < size, codes.astype(np.int64), -1)
+        table = torch.from_numpy(chosen)[None].to(self._codec.decoder.output_scale.device)
         latents = self._codec.quantizer.decode(table)  # [1, D, L]
         self._heard = hear(self._heard, latents)
         return self._step(latents)

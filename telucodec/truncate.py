@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from telucodec.bitstream.coder import ENTROPY_MODES
+from telucodec.bitstream.coder import PacketCoder
 from telucodec.bitstream.container import HEADER_BYTES, Summary, read_header, truncate
 from telucodec.bitstream.header import Header
 from telucodec.bitstream.parser import StreamParser
-from telucodec.coders import coder_for, cumulative_kbps, stages_within
+from telucodec.coders import coder_for
 from telucodec.errors import BitstreamError, ConfigError
 from telucodec.files import check_readable, check_writable, read_blocks, replacing
 
@@ -26,25 +26,42 @@ class Truncation:
 
 
 def stages_to_keep(
-    header: Header,
+    source: Path,
+    coder: PacketCoder,
     *,
     kbps: float | None = None,
     n_codebooks: int | None = None,
-    model_folder: Path | None = None,
 ) -> int:
-    """As many stages as fit in ``kbps`` (see `cumulative_kbps`), or ``n_codebooks``.
+    """The most stages of the stream in ``source`` whose payload takes at most ``kbps``, or ``n_codebooks``.
 
     Raises:
+        BitstreamError: ``source`` is damaged, or was not written with ``coder``.
         ConfigError: not even one fits, the stream does not have that many, or neither is given.
     """
-    available = header.n_codebooks
-    if kbps is not None:
-        names = {mode: name for name, mode in ENTROPY_MODES.items()}
-        entropy = names.get(header.entropy_mode, "none")
-        return stages_within(kbps, cumulative_kbps(entropy, header.stage_kbps, available, model_folder))
-    if n_codebooks is None or not 1 <= n_codebooks <= available:
-        raise ConfigError(f"{n_codebooks} codebooks asked for; this stream has 1 to {available}")
-    return n_codebooks
+    available = header_of(source).n_codebooks
+    if kbps is None:
+        if n_codebooks is None or not 1 <= n_codebooks <= available:
+            raise ConfigError(f"{n_codebooks} codebooks asked for; this stream has 1 to {available}")
+        return n_codebooks
+    fitting, too_many = 0, available + 1
+    while too_many - fitting > 1:
+        tried = (fitting + too_many) // 2
+        if _payload_kbps(source, coder, tried) <= kbps + 1e-9:
+            fitting = tried
+        else:
+            too_many = tried
+    if not fitting:
+        least = _payload_kbps(source, coder, 1)
+        raise ConfigError(f"{kbps:g} kbps is less than one stage, which takes {least:.3g} kbps here")
+    return fitting
+
+
+def _payload_kbps(source: Path, coder: PacketCoder, n_codebooks: int) -> float:
+    parser = StreamParser()
+    for piece in truncate(read_blocks(source), coder, n_codebooks):
+        parser.push(piece)
+    parser.finish()
+    return parser.summary().payload_kbps or 0.0
 
 
 def header_of(source: Path) -> Header:
@@ -91,12 +108,12 @@ def truncate_file(
         TelucodecError: ``target`` exists or cannot be written.
     """
     check_writable(target, overwrite=overwrite)
-    header = header_of(source)
-    n_kept = stages_to_keep(header, kbps=kbps, n_codebooks=n_codebooks, model_folder=model_folder)
+    coder = coder_for(header_of(source), model_folder)
     before, after = StreamParser(), StreamParser()
     try:
+        n_kept = stages_to_keep(source, coder, kbps=kbps, n_codebooks=n_codebooks)
         with replacing(target) as temporary, temporary.open("wb") as file:
-            for piece in truncate(_seen(source, before), coder_for(header, model_folder), n_kept):
+            for piece in truncate(_seen(source, before), coder, n_kept):
                 after.push(piece)
                 file.write(piece)
     except BitstreamError as error:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from telucodec.coders import RATES, best_entropy, build_coder, cumulative_kbps, stages_within
+from telucodec.coders import RATES, best_entropy, build_coder, cumulative_kbps, price_of, stages_within
 from telucodec.errors import BitstreamError, ConfigError, ModelError
 from telucodec.prior.tables import TABLES
 
@@ -13,6 +13,24 @@ def test_tables_beside_the_weights_make_static_the_best(tmp_path):
     assert best_entropy(None) == best_entropy(tmp_path) == "none"
     (tmp_path / TABLES).touch()
     assert best_entropy(tmp_path) == "static"
+
+
+def test_a_rate_that_was_measured_makes_variable_depth_the_best(tmp_path):
+    (tmp_path / TABLES).touch()
+    (tmp_path / RATES).write_text(json.dumps({"kbps": [0.3], "prices": [[4.0, 1.0], [1.0, 2.0]]}))
+    assert best_entropy(tmp_path, 1.5) == "variable"
+    assert best_entropy(tmp_path, 0.9) == best_entropy(tmp_path) == "static"
+
+
+def test_a_price_between_two_rates_is_interpolated_by_their_logarithms(tmp_path):
+    (tmp_path / RATES).write_text(json.dumps({"kbps": [0.3], "prices": [[4.0, 1.0], [1.0, 4.0]]}))
+    assert [price_of(kbps, tmp_path) for kbps in (0.5, 1.0, 2.0, 9.0)] == pytest.approx([4.0, 4.0, 2.0, 1.0])
+
+
+def test_rates_without_prices_are_refused_for_variable_depth(tmp_path):
+    (tmp_path / RATES).write_text(json.dumps({"kbps": [0.3]}))
+    with pytest.raises(ModelError, match="no prices; fit the tables again"):
+        price_of(1.0, tmp_path)
 
 
 def test_static_coding_without_tables_says_how_to_get_them(tmp_path):

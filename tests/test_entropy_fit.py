@@ -13,7 +13,7 @@ from telucodec.config import DataConfig, QuantizerConfig
 from telucodec.model.codec import build_codec, load_codec, save_codec
 from telucodec.prior.coder import EntropyCoder
 from telucodec.train.data import load_corpus
-from telucodec.train.entropy import codes_of
+from telucodec.train.entropy import encoded_clips
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_the_command_writes_tables_that_code_what_the_codec_encodes(weights, aud
     coder = EntropyCoder.load(weights)
     assert coder.tables_hash.hex() in result.stdout
     corpus = load_corpus(audio, 16_000, DataConfig())
-    packet = codes_of(load_codec(weights), corpus, max_minutes=1, seed=0)[0][:, :25]
+    packet = encoded_clips(load_codec(weights), corpus, max_minutes=1, seed=0)[0].codes[:, :25]
     data = coder.encode(packet)
     np.testing.assert_array_equal(coder.decode(data, *packet.shape), packet)
     assert len(data) < packet.size * 5 / 8
@@ -47,4 +47,4 @@ def test_the_command_writes_tables_that_code_what_the_codec_encodes(weights, aud
 
 def test_no_more_clips_are_encoded_than_the_minutes_asked_for(weights, audio):
     corpus = load_corpus(audio, 16_000, DataConfig())
-    assert len(codes_of(load_codec(weights), corpus, max_minutes=1.5 / 60, seed=0)) == 2
+    assert len(encoded_clips(load_codec(weights), corpus, max_minutes=1.5 / 60, seed=0)) == 2

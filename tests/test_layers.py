@@ -18,15 +18,16 @@ FLOOR = {  # a room may import rooms on a lower floor, and itself
     "audio": 2, "pipes": 2, "frames": 2, "spectral": 2, "nn": 2, "bitstream": 2,
     "model": 3, "prior": 3,
     "backends": 4, "coders": 4,
-    "streaming": 5, "truncate": 5,
-    "pipeline": 6,
-    "evaluate": 7,
-    "train": 8, "screen": 8,
-    "cli": 9, "__main__": 10, "__init__": 10,
+    "allocation": 5, "truncate": 5,
+    "streaming": 6,
+    "pipeline": 7,
+    "evaluate": 8,
+    "train": 9, "screen": 9,
+    "cli": 10, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 CONFIG_FREE = {"audio", "pipes", "files", "frames", "spectral", "nn", "bitstream"}
 TORCH_FREE = {
-    "errors", "config", "files", "pipes", "bitstream", "coders", "truncate", "evaluate/report",
+    "errors", "config", "files", "pipes", "bitstream", "coders", "allocation", "truncate", "evaluate/report",
 }  # fmt: skip
 PRINTERS = {"cli", "screen"}
 DOORS = {  # third-party library -> the only places that may import it; numpy and torch are free

@@ -32,8 +32,9 @@ def speech(seed=0, n_items=2, level=0.1):
 def test_a_term_is_zero_on_identity_and_positive_elsewhere(loss, name):
     wav = speech()
     assert loss(wav, wav)[name].item() == pytest.approx(0, abs=1e-5)
-    assert loss(0.5 * wav, wav)[name] > 1e-3
-    if name != "rms":
+    if name != "envelope":  # which ignores a gain
+        assert loss(0.5 * wav, wav)[name] > 1e-3
+    if name not in ("rms", "disturbance"):  # which have a dead zone, or ignore the shape
         other = speech(seed=1)
         assert loss(wav + 0.01 * (other - wav), wav)[name] > 1e-8
 

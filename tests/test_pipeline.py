@@ -7,11 +7,13 @@ import soundfile
 import torch
 from conftest import build_tiny
 
+from telucodec.allocation import plan_stages
 from telucodec.bitstream.container import Stream, summarize
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError, TelucodecError
 from telucodec.pipeline import (
+    EncodeOptions,
     Failure,
-    choose_codebooks,
+    check_options,
     choose_device,
     decode_file,
     decode_jobs,
@@ -77,19 +79,19 @@ def test_other_rates_and_channels_are_converted_and_said(tmp_path, codec, write_
     ("kbps", "expected"), [(0.5, 1), (0.99, 1), (1.0, 2), (1.4999, 2), (1.5, 3), (2.0, 4), (99.0, 4)]
 )
 def test_the_rate_asked_for_is_the_most_that_is_written(codec, kbps, expected):
-    assert choose_codebooks(codec, kbps=kbps) == expected
+    assert plan_stages(codec.config, codec.folder, kbps=kbps).n_codebooks == expected
 
 
 @pytest.mark.parametrize("kbps", [0.49, 0.0, -1.0, float("nan")])
 def test_a_rate_below_one_stage_is_refused_with_the_range(codec, kbps):
     with pytest.raises(ConfigError, match=r"less than one stage; expected 0\.5 to 2 kbps"):
-        choose_codebooks(codec, kbps=kbps)
+        check_options(codec, EncodeOptions(kbps=kbps))
 
 
 @pytest.mark.parametrize("n_codebooks", [0, 5])
 def test_more_stages_than_there_are_is_refused(codec, n_codebooks):
     with pytest.raises(ConfigError, match="this model has 1 to 4"):
-        choose_codebooks(codec, n_codebooks=n_codebooks)
+        check_options(codec, EncodeOptions(n_codebooks=n_codebooks))
 
 
 def test_a_tree_keeps_its_shape_both_ways(tmp_path, codec, write_noise):

@@ -3,14 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from telucodec.allocation import plan_stages
 from telucodec.audio import read_audio
+from telucodec.bitstream.coder import ENTROPY_MODES
 from telucodec.bitstream.container import read_header
 from telucodec.coders import RATES
+from telucodec.errors import BitstreamError, ModelError
 from telucodec.evaluate.metrics import snr_db
-from telucodec.pipeline import PRETRAINED, choose_codebooks, decode_file, encode_file, open_codec
+from telucodec.pipeline import PRETRAINED, EncodeOptions, decode_file, encode_file, open_codec
+from telucodec.streaming import StreamDecoder, StreamEncoder
+from telucodec.truncate import truncate_file
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data" / "clips" / "te-cv-42973999.flac"
@@ -34,12 +40,26 @@ def test_everything_shipped_stays_below_20_mb():
 
 
 def test_telugu_comes_through_a_file_above_14_db(shipped, tmp_path):
-    n_codebooks = choose_codebooks(shipped, kbps=6.0)
-    report = encode_file(shipped, CLIP, tmp_path / "a.codes", n_codebooks=n_codebooks)
+    report = encode_file(shipped, CLIP, tmp_path / "a.codes", options=EncodeOptions(kbps=6.0))
     decode_file(shipped, tmp_path / "a.codes", tmp_path / "a.wav")
-    assert report.header.entropy_mode == 1
-    assert report.payload_kbps < 6.0
+    assert report.header.entropy_mode == ENTROPY_MODES["variable"]
     assert snr_of(shipped, tmp_path / "a.wav") > 14
+
+
+@pytest.mark.parametrize("kbps", [1.5, 3.0, 5.0])
+def test_a_file_keeps_to_its_rate_and_uses_it(shipped, tmp_path, kbps):
+    report = encode_file(shipped, CLIP, tmp_path / "a.codes", options=EncodeOptions(kbps=kbps))
+    assert 0.95 * kbps < report.payload_kbps <= kbps
+
+
+def test_frames_of_variable_depth_beat_even_ones_by_half_a_decibel_at_3_kbps(shipped, tmp_path):
+    figures = []
+    for name, entropy in (("a", "static"), ("b", "variable")):
+        options = EncodeOptions(kbps=3.0, entropy=entropy)
+        encode_file(shipped, CLIP, tmp_path / f"{name}.codes", options=options)
+        decode_file(shipped, tmp_path / f"{name}.codes", tmp_path / f"{name}.wav")
+        figures.append(snr_of(shipped, tmp_path / f"{name}.wav"))
+    assert figures[1] > figures[0] + 0.5
 
 
 def test_a_stream_of_the_first_release_still_decodes_to_the_same_quality(shipped, tmp_path):
@@ -68,6 +88,53 @@ def test_digital_silence_stays_below_90_dbfs(shipped):
 def test_a_rate_takes_the_most_stages_whose_measured_rate_fits(shipped):
     rates = json.loads((PRETRAINED / "speech-16k" / RATES).read_text())["kbps"]
     assert rates == sorted(rates)
-    assert choose_codebooks(shipped, kbps=rates[7]) == 8
-    assert choose_codebooks(shipped, kbps=rates[7] - 0.001) == 7
-    assert choose_codebooks(shipped, kbps=rates[7], entropy="none") == int(rates[7] / 0.5)
+
+    def n_stages(kbps, entropy):
+        return plan_stages(shipped.config, shipped.folder, kbps=kbps, entropy=entropy).n_codebooks
+
+    assert n_stages(rates[7], "static") == 8
+    assert n_stages(rates[7] - 0.001, "static") == 7
+    assert n_stages(rates[7], "none") == int(rates[7] / 0.5)
+
+
+@pytest.mark.parametrize("frames_per_packet", [1, 25])
+def test_bytes_at_a_rate_do_not_depend_on_the_pieces_the_signal_comes_in(shipped, frames_per_packet):
+    wav = read_audio(CLIP, 16_000)[0][0, :24_000].numpy()
+    streams = []
+    for size in (24_000, 977):
+        encoder = StreamEncoder(shipped, kbps=3.0, frames_per_packet=frames_per_packet)
+        pieces = [encoder.push(wav[at : at + size]) for at in range(0, len(wav), size)]
+        streams.append(b"".join(pieces) + encoder.flush())
+    assert streams[0] == streams[1]
+    decoder = StreamDecoder(shipped)
+    parts = [decoder.push(streams[0][at : at + 100]) for at in range(0, len(streams[0]), 100)]
+    out = np.concatenate([*parts, decoder.flush()])
+    assert out.shape == wav.shape
+    assert snr_db(wav, out, 16_000) > 8
+
+
+def test_a_stream_of_variable_depth_is_truncated_to_a_rate_and_never_sounds_better(shipped, tmp_path):
+    encode_file(shipped, CLIP, tmp_path / "a.codes", options=EncodeOptions(kbps=6.0))
+    figures = []
+    for number, kbps in enumerate((1.0, 2.0, 3.0, 4.0)):
+        short = tmp_path / f"{number}.codes"
+        done = truncate_file(tmp_path / "a.codes", short, kbps=kbps, model_folder=shipped.folder)
+        assert 0.7 * kbps < done.after.payload_kbps <= kbps
+        decode_file(shipped, short, tmp_path / f"{number}.wav")
+        figures.append(snr_of(shipped, tmp_path / f"{number}.wav"))
+    assert figures == sorted(figures)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_damaged_streams_of_variable_depth_are_refused_or_bridged(shipped, seed):
+    encoder = StreamEncoder(shipped, kbps=3.0)
+    stream = bytearray(encoder.push(np.sin(np.arange(30_000) / 9) / 4) + encoder.flush())
+    rng = np.random.default_rng(seed)
+    stream[rng.integers(len(stream))] ^= 1 << rng.integers(8)
+    decoder = StreamDecoder(shipped)
+    try:
+        out = np.concatenate([decoder.push(bytes(stream)), decoder.flush()])
+    except (BitstreamError, ModelError):
+        return
+    assert np.isfinite(out).all()
+    assert decoder.damages

@@ -16,7 +16,10 @@ from telucodec.errors import BitstreamError
 MAX_CODEWORD_BITS = 16
 
 Codes = NDArray[np.uint16]
-"""``[Q, L]``, coarse stage first; every value below ``2 ** codeword_bits``."""
+"""``[Q, L]``, coarse stage first; every value below ``2 ** codeword_bits``, or `ABSENT`."""
+
+ABSENT = 0xFFFF
+"""In place of a code: the frame ends at an earlier stage. Only coders of variable depth write it."""
 
 
 def packed_size(n_codebooks: int, n_frames: int, codeword_bits: int) -> int:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from telucodec.bitstream.bitpack import Codes, pack, unpack
 
-ENTROPY_MODES = {"none": 0, "static": 1}
+ENTROPY_MODES = {"none": 0, "static": 1, "variable": 3}
 """Names on the command line -> the byte in the header. A number never changes its meaning."""
 
 TABLES_HASH_BYTES = 8

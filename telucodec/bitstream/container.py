@@ -46,7 +46,10 @@ class PacketWriter:
         n_frames = codes.shape[1]
         if n_padding is None and n_frames != self.header.frames_per_packet:
             raise ValueError(f"a packet of {n_frames} frames; only the last may be short")
-        payload = self._coder.encode(codes) if n_frames else b""
+        return self.coded_packet(n_frames, self._coder.encode(codes) if n_frames else b"", n_padding)
+
+    def coded_packet(self, n_frames: int, payload: bytes, n_padding: int | None = None) -> bytes:
+        """The same of ``n_frames`` frames that the coder made ``payload`` of."""
         data = write_packet(Packet(self.n_packets, n_frames, payload, n_padding))
         self.n_packets += 1
         self.n_payload_bytes += len(payload)

@@ -20,7 +20,7 @@ def encode(
     target: Annotated[
         Path, typer.Argument(help="The .codes file, the folder for the same tree of them, or - for stdout.")
     ],
-    kbps: Annotated[float | None, typer.Option(help="As many codebooks as fit in this payload rate.")] = None,
+    kbps: Annotated[float | None, typer.Option(help="Payload rate that the file keeps to.")] = None,
     codebooks: Annotated[int | None, typer.Option(help="Keep the first N codebooks; default: all.")] = None,
     entropy: Entropy = None,
     packet_frames: PacketFrames = 25,
@@ -47,10 +47,14 @@ def encode(
 
     jobs = [] if is_pipe else pipeline.encode_jobs(source, target, overwrite=overwrite)
     codec = pipeline.open_codec(model, device=device)
-    n_codebooks = pipeline.choose_codebooks(codec, kbps=kbps, n_codebooks=codebooks, entropy=entropy)
     options = pipeline.EncodeOptions(
-        n_codebooks=n_codebooks, frames_per_packet=packet_frames, entropy=entropy, has_seek_table=seek_table
+        n_codebooks=codebooks,
+        kbps=kbps,
+        frames_per_packet=packet_frames,
+        entropy=entropy,
+        has_seek_table=seek_table,
     )
+    pipeline.check_options(codec, options)
     if is_pipe:
         form = PcmFormat(rate_hz=rate, n_channels=channels) if rate is not None else None
         pipeline.encode_pipe(codec, sys.stdin.buffer, sys.stdout.buffer, raw=form, options=options)

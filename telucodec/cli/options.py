@@ -12,8 +12,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file instead of a table.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a damaged stream instead of bridging it.")]
 Entropy = Annotated[
-    Literal["none", "static"] | None,
-    typer.Option("--entropy", help="How codes become bits. Default: static where the weights have tables."),
+    Literal["none", "static", "variable"] | None,
+    typer.Option(
+        "--entropy",
+        help="How codes become bits. Default, where the weights have tables: variable (frames take as many "
+        "codebooks as pay for themselves) with --kbps, else static.",
+    ),
 ]
 PacketFrames = Annotated[int, typer.Option(min=1, help="Frames to a packet; 1 for the lowest delay.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Bare 16-bit little-endian PCM instead of WAV in a pipe.")]

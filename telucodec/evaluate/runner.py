@@ -22,7 +22,7 @@ from telucodec.evaluate.metrics import measure
 from telucodec.evaluate.report import Row
 from telucodec.files import check_readable, check_writable
 from telucodec.model.codec import Codec
-from telucodec.pipeline import CODES_SUFFIX, Failure, choose_codebooks, decode_file, encode_file
+from telucodec.pipeline import CODES_SUFFIX, EncodeOptions, Failure, check_options, decode_file, encode_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,16 @@ def evaluate(
     Raises:
         TelucodecError: a rate the model does not have, or a file in ``keep`` that would be overwritten.
     """
-    rates = {rate: choose_codebooks(codec, kbps=rate) for rate in kbps}
+    rates = list(dict.fromkeys(kbps))
+    for rate in rates:
+        check_options(codec, EncodeOptions(kbps=rate))
     if keep is not None:
         _check_targets(clips, rates, keep, overwrite=overwrite)
     return _rows(codec, clips, rates, keep)
 
 
 def _rows(
-    codec: Codec, clips: Sequence[Clip], rates: dict[float, int], keep: Path | None
+    codec: Codec, clips: Sequence[Clip], rates: Sequence[float], keep: Path | None
 ) -> Iterator[Row | Failure]:
     _warm_up(codec)
     with ExitStack() as stack:
@@ -91,8 +93,8 @@ def _rows(
             try:
                 reference, _ = read_audio(clip.path, codec.config.sample_rate_hz)
                 rows = [
-                    _measured(codec, clip, reference, rate, n_codebooks, _target(clip, rate, rates, folder))
-                    for rate, n_codebooks in rates.items()
+                    _measured(codec, clip, reference, rate, _target(clip, rate, rates, folder))
+                    for rate in rates
                 ]
             except TelucodecError as error:
                 yield Failure(clip.path, error)
@@ -100,12 +102,10 @@ def _rows(
                 yield from rows
 
 
-def _measured(
-    codec: Codec, clip: Clip, reference: torch.Tensor, rate: float, n_codebooks: int, target: Path
-) -> Row:
+def _measured(codec: Codec, clip: Clip, reference: torch.Tensor, rate: float, target: Path) -> Row:
     """Through the files ``target.codes`` and ``target.wav``; ``reference`` is ``[1, T]``."""
     stream, audio = _with_suffix(target, CODES_SUFFIX), _with_suffix(target, ".wav")
-    encoded = encode_file(codec, clip.path, stream, n_codebooks=n_codebooks, overwrite=True)
+    encoded = encode_file(codec, clip.path, stream, options=EncodeOptions(kbps=rate), overwrite=True)
     decoded = decode_file(codec, stream, audio, overwrite=True)
     rate_hz = codec.config.sample_rate_hz
     estimate, _ = read_audio(audio, rate_hz)
@@ -114,7 +114,7 @@ def _measured(
         clip=clip.name.as_posix(),
         folder=clip.folder,
         seconds=encoded.seconds,
-        n_codebooks=n_codebooks,
+        n_codebooks=encoded.header.n_codebooks,
         kbps_wanted=rate,
         kbps=_or_nan(encoded.file_kbps),
         payload_kbps=_or_nan(encoded.payload_kbps),
@@ -125,7 +125,7 @@ def _measured(
     )
 
 
-def _check_targets(clips: Sequence[Clip], rates: dict[float, int], keep: Path, *, overwrite: bool) -> None:
+def _check_targets(clips: Sequence[Clip], rates: Sequence[float], keep: Path, *, overwrite: bool) -> None:
     recordings = {clip.path.resolve() for clip in clips}
     taken: dict[Path, Clip] = {}
     for clip in clips:
@@ -146,7 +146,7 @@ def _check_targets(clips: Sequence[Clip], rates: dict[float, int], keep: Path, *
                 check_writable(path, overwrite=overwrite)
 
 
-def _target(clip: Clip, rate: float, rates: dict[float, int], folder: Path) -> Path:
+def _target(clip: Clip, rate: float, rates: Sequence[float], folder: Path) -> Path:
     """Where the files of a clip at a rate go, without suffix."""
     return (folder / f"{rate:g}kbps" if len(rates) > 1 else folder) / clip.name.with_suffix("")
 

@@ -73,6 +73,11 @@ class Codec(nn.Module):
         Raises:
             ValueError: ``n_codebooks`` is not between 1 and the codec's number of stages.
         """
+        return self.encode_with_errors(wav, n_codebooks=n_codebooks)[0]
+
+    @torch.no_grad()
+    def encode_with_errors(self, wav: Tensor, *, n_codebooks: int | None = None) -> tuple[Tensor, Tensor]:
+        """`encode`, and the squared error of each frame's latents after 0 to Q stages, ``[B, Q + 1, L]``."""
         n_codebooks = self.config.quantizer.n_codebooks if n_codebooks is None else n_codebooks
         if not 1 <= n_codebooks <= self.config.quantizer.n_codebooks:
             raise ValueError(
@@ -80,11 +85,14 @@ class Codec(nn.Module):
             )
         wav = pad_to_frames(wav, self.config.hop, self.config.delay)
         codes = [torch.zeros(wav.shape[0], n_codebooks, 0, dtype=torch.int64, device=wav.device)]
+        errors = [wav.new_zeros(wav.shape[0], n_codebooks + 1, 0)]
         state = self.encoder.initial_state(wav)
         for chunk in torch.split(wav, CHUNK_FRAMES * self.config.hop, dim=-1) if wav.shape[-1] else ():
             latents, state = self.encoder.step(chunk, state)
-            codes.append(self.quantizer.encode(latents, n_codebooks))
-        return torch.cat(codes, dim=-1)
+            more_codes, more_errors = self.quantizer.encode_with_errors(latents, n_codebooks)
+            codes.append(more_codes)
+            errors.append(more_errors)
+        return torch.cat(codes, dim=-1), torch.cat(errors, dim=-1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, *, n_samples: int) -> Tensor:

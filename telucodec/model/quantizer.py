@@ -90,25 +90,45 @@ class ResidualVectorQuantizer(nn.Module):
 
     def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """``[B, D, L]`` -> codes ``[B, Q', L]`` int64 of the first ``n_codebooks`` stages (all if None)."""
+        return self.encode_with_errors(latents, n_codebooks)[0]
+
+    def norms(self, n_codebooks: int | None = None) -> Tensor:
+        """Squared norms ``[Q', K]`` of the codewords, for callers that encode again and again."""
+        return self.codebooks[:n_codebooks].square().sum(dim=2)
+
+    def encode_with_errors(
+        self, latents: Tensor, n_codebooks: int | None = None, *, norms: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`encode`, and the squared error of each frame after 0 to Q' stages, ``[B, Q' + 1, L]``.
+
+        ``norms`` are those of `norms` for as many stages, and say how many if ``n_codebooks`` is None.
+        """
+        norms = self.norms(n_codebooks) if norms is None else norms
         residual = latents.float().transpose(1, 2)  # [B, L, D]
-        codes = []
-        for codebook in self.codebooks[: n_codebooks or self.n_codebooks]:
-            codes.append(nearest(residual, codebook))
+        codes, errors = [], [residual.square().sum(dim=2)]
+        for codebook, norm in zip(self.codebooks, norms, strict=False):
+            codes.append(nearest(residual, codebook, norm))
             residual = residual - codebook[codes[-1]]
-        return torch.stack(codes, dim=1)
+            errors.append(residual.square().sum(dim=2))
+        return torch.stack(codes, dim=1), torch.stack(errors, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, summed coarse first."""
+        """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, summed coarse first.
+
+        A negative code adds nothing: the frame ends at an earlier stage.
+        """
         total = torch.zeros((), device=codes.device)
         for stage in range(codes.shape[1]):
-            total = total + self.codebooks[stage][codes[:, stage]]  # [B, L, D]
+            codewords = self.codebooks[stage][codes[:, stage].clamp_min(0)]  # [B, L, D]
+            total = total + codewords * (codes[:, stage] >= 0)[..., None]
         return total.transpose(1, 2)
 
 
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest of ``[K, D]`` codewords for each of ``[..., D]`` vectors."""
+def nearest(vectors: Tensor, codebook: Tensor, norms: Tensor | None = None) -> Tensor:
+    """Index of the nearest of ``[K, D]`` codewords, of squared ``norms`` ``[K]``, to each of ``[..., D]``."""
     flat = vectors.reshape(-1, vectors.shape[-1])
-    score = torch.addmm(codebook.square().sum(dim=1), flat, codebook.T, alpha=-2)  # distance less |vector|^2
+    norms = codebook.square().sum(dim=1) if norms is None else norms
+    score = torch.addmm(norms, flat, codebook.T, alpha=-2)  # squared distance less |vector|^2
     return score.argmin(dim=1).reshape(vectors.shape[:-1])
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from telucodec.bitstream.bitpack import Codes
+from telucodec.bitstream.bitpack import ABSENT, Codes
+from telucodec.bitstream.coder import ENTROPY_MODES
 from telucodec.bitstream.rangecoder import TOTAL_BITS, RangeReader, RangeWriter
 from telucodec.errors import BitstreamError
-from telucodec.prior.predictor import GROUP, Odds, Predictor, TablePredictor
+from telucodec.prior.depths import Depths, depth_odds, depths_of
+from telucodec.prior.predictor import GROUP, Frames, Odds, Predictor, TablePredictor
 from telucodec.prior.tables import TABLES, Tables
 
-MODE_STATIC = 1
 MAX_FRAMES = 1 << 12  # of one packet
 
 
@@ -27,46 +28,60 @@ class EntropyCoder:
     """Packets of codes as bytes. ``mode`` and ``tables_hash`` are what a header says about it.
 
     One coder may serve any number of streams; it keeps no state of theirs.
+
+    Args:
+        is_variable: each frame may end at its own stage, its later codes being `ABSENT`; the packet
+            begins with the depths of its frames.
     """
 
-    mode = MODE_STATIC
-
-    def __init__(self, predictor: Predictor, tables_hash: bytes) -> None:
+    def __init__(self, predictor: Predictor, tables_hash: bytes, *, is_variable: bool = False) -> None:
         self.tables_hash = tables_hash
+        self.is_variable = is_variable
         self._predictor = predictor
 
-    @classmethod
-    def from_tables(cls, tables: Tables) -> "EntropyCoder":
-        """A coder with static tables."""
-        return cls(TablePredictor(tables), tables.hash)
+    @property
+    def mode(self) -> int:
+        """The entropy mode in the header."""
+        return ENTROPY_MODES["variable" if self.is_variable else "static"]
 
     @classmethod
-    def load(cls, folder: Path) -> "EntropyCoder":
+    def from_tables(cls, tables: Tables, *, is_variable: bool = False) -> "EntropyCoder":
+        """A coder with static tables."""
+        return cls(TablePredictor(tables), tables.hash, is_variable=is_variable)
+
+    @classmethod
+    def load(cls, folder: Path, *, is_variable: bool = False) -> "EntropyCoder":
         """The coder of the weights in ``folder``; `ModelError` if no tables lie beside them."""
-        return cls.from_tables(Tables.load(folder / TABLES))
+        return cls.from_tables(Tables.load(folder / TABLES), is_variable=is_variable)
 
     def encode(self, codes: Codes) -> bytes:
         """Codes ``[Q, L]`` of the first Q stages, 1 to 4096 frames, as bytes.
 
         Raises:
-            ValueError: more stages or frames than the tables or a packet can hold, or a code too large.
+            ValueError: more stages or frames than the tables or a packet can hold, a code too large, or one
+                absent where it must not be.
         """
         codes = np.ascontiguousarray(codes, dtype=np.uint16)
         complaint = self._complaint(*codes.shape) if codes.ndim == 2 else f"codes have {codes.ndim} axes"
         if complaint:
             raise ValueError(complaint)
-        if int(codes.max()) >= self._predictor.codebook_size:
+        n_codebooks, n_frames = codes.shape
+        depths = depths_of(codes) if self.is_variable else np.full(n_frames, n_codebooks)
+        largest = int(np.max(codes, where=np.arange(n_codebooks)[:, None] < depths, initial=0))
+        if largest >= self._predictor.codebook_size:
             raise ValueError(
-                f"code {int(codes.max())} is too large; these tables know {self._predictor.codebook_size}"
+                f"code {largest} is too large; these tables know {self._predictor.codebook_size}"
             )
         writer = RangeWriter()
+        if self.is_variable:
+            writer.write(depths - 1, depth_odds(depths, n_codebooks))
 
-        def write(stage: int, frames: slice, odds: Odds) -> None:
+        def write(stage: int, frames: Frames, odds: Odds) -> None:
             groups = codes[stage, frames] // GROUP
             writer.write(groups, odds.groups)
             writer.write(codes[stage, frames] % GROUP, odds.inside(groups))
 
-        self._walk(codes, write)
+        self._walk(codes, depths, write)
         return writer.finish()
 
     def decode(self, data: bytes, n_codebooks: int, n_frames: int) -> Codes:
@@ -78,13 +93,18 @@ class EntropyCoder:
         complaint = self._complaint(n_codebooks, n_frames)
         if complaint:
             raise BitstreamError(complaint)
-        limit = n_codebooks * n_frames * 2 * TOTAL_BITS // 8 + 8
+        limit = (2 * n_codebooks + 1) * n_frames * TOTAL_BITS // 8 + 8
         if len(data) > limit:
             raise BitstreamError(f"{len(data)} bytes of coded symbols; a packet of this shape takes {limit}")
-        codes = np.zeros((n_codebooks, n_frames), dtype=np.uint16)
         reader, writer = RangeReader(data), RangeWriter()
+        depths = np.full(n_frames, n_codebooks)
+        if self.is_variable:
+            for frame in range(n_frames):
+                depths[frame] = reader.read(depth_odds(depths[: frame + 1], n_codebooks)[-1:])[0] + 1
+            writer.write(depths - 1, depth_odds(depths, n_codebooks))
+        codes = np.where(np.arange(n_codebooks)[:, None] < depths, 0, ABSENT).astype(np.uint16)
 
-        def read(stage: int, frames: slice, odds: Odds) -> None:
+        def read(stage: int, frames: Frames, odds: Odds) -> None:
             groups = reader.read(odds.groups)
             inside = odds.inside(groups)
             places = reader.read(inside)
@@ -96,16 +116,16 @@ class EntropyCoder:
             writer.write(groups, odds.groups)
             writer.write(places, inside)
 
-        self._walk(codes, read)
+        self._walk(codes, depths, read)
         if writer.finish() != data:
             raise BitstreamError(
                 f"{len(data)} bytes of coded symbols are not what their {codes.size} codes are written as"
             )
         return codes
 
-    def _walk(self, codes: Codes, visit: Callable[[int, slice, Odds], None]) -> None:
-        for stage in range(codes.shape[0]):
-            for frames in self._predictor.batches(stage, codes.shape[1]):
+    def _walk(self, codes: Codes, depths: Depths, visit: Callable[[int, Frames, Odds], None]) -> None:
+        for stage in range(int(depths.max())):
+            for frames in self._predictor.batches(stage, np.flatnonzero(depths > stage)):
                 visit(stage, frames, self._predictor.odds(codes, stage, frames))
 
     def _complaint(self, n_codebooks: int, n_frames: int) -> str | None:

@@ -27,6 +27,9 @@ BATCH = 256  # frames coded at once at most, which bounds the memory whatever th
 
 KNOWN = 1 << 12  # odds of stage 0 kept at most, 20 MB
 
+Frames = NDArray[np.int64]
+"""``[N]`` places of frames in their packet, ascending."""
+
 
 @dataclass(frozen=True, slots=True)
 class Odds:
@@ -46,11 +49,11 @@ class Predictor(Protocol):
     n_codebooks: int  # stages it knows
     codebook_size: int
 
-    def batches(self, stage: int, n_frames: int) -> Iterator[slice]:
-        """Frames of ``stage`` in the order they are coded; together every frame exactly once."""
+    def batches(self, stage: int, frames: Frames) -> Iterator[Frames]:
+        """``frames`` of ``stage``, ascending, cut into what is coded at once, in this order."""
         ...
 
-    def odds(self, codes: Codes, stage: int, frames: slice) -> Odds:
+    def odds(self, codes: Codes, stage: int, frames: Frames) -> Odds:
         """Odds of ``codes[stage, frames]``, from what earlier batches left in ``codes`` ``[Q, L]``."""
         ...
 
@@ -68,12 +71,12 @@ class TablePredictor:
         self._shifts = (tables.fractions - STEP_BITS).tolist()
         self._known: dict[bytes, Odds] = {}  # of stage 0, by the classes of its contexts
 
-    def batches(self, stage: int, n_frames: int) -> Iterator[slice]:
+    def batches(self, stage: int, frames: Frames) -> Iterator[Frames]:
         """One frame at a time in stage 0, whose contexts are its own frames; `BATCH` frames elsewhere."""
         step = 1 if stage == 0 else BATCH
-        return (slice(start, min(start + step, n_frames)) for start in range(0, n_frames, step))
+        return (frames[start : start + step] for start in range(0, len(frames), step))
 
-    def odds(self, codes: Codes, stage: int, frames: slice) -> Odds:
+    def odds(self, codes: Codes, stage: int, frames: Frames) -> Odds:
         """See `Predictor.odds`."""
         if stage:
             return self._mixture(stage, self._contexts[stage].classes_at(codes, frames))
@@ -122,11 +125,12 @@ class _Contexts:
             vectors=tables.vectors[stage, used].astype(np.float32),
         )
 
-    def classes_at(self, codes: Codes, frames: slice) -> NDArray[np.uint8]:
-        """Class of each context at each frame, ``[J, N]``; outside ``codes`` there is no codeword."""
-        at = np.arange(frames.start, frames.stop) + self.offsets
+    def classes_at(self, codes: Codes, frames: Frames) -> NDArray[np.uint8]:
+        """Class of each context at each frame, ``[J, N]``; outside ``codes``, or absent, is no codeword."""
+        at = frames + self.offsets
         inside = np.minimum(np.maximum(at, 0), codes.shape[1] - 1)
-        found = codes[self.stages, inside].astype(np.int64)
-        found = np.where(at == inside, found, self.classes.shape[1] - 1)
+        none = self.classes.shape[1] - 1
+        found = np.minimum(codes[self.stages, inside].astype(np.int64), none)
+        found = np.where(at == inside, found, none)
         classes: NDArray[np.uint8] = self.classes[self.rows, found]
         return classes

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from telucodec.config import LossConfig
 from telucodec.spectral import magnitude_stft, mel_filters
+from telucodec.train.perceptual import DisturbanceLoss, EnvelopeLoss
 
 Terms = dict[str, Tensor]
 """Loss terms by name, each an unweighted scalar."""
@@ -97,6 +98,10 @@ class ReconstructionLoss(nn.Module):
             self.mel = MelLoss(rate_hz)
         if weights.spectrum:
             self.spectrum = CompressedSpectrumLoss()
+        if weights.disturbance:
+            self.disturbance = DisturbanceLoss(rate_hz)
+        if weights.envelope:
+            self.envelope = EnvelopeLoss(rate_hz)
         if weights.stft:
             self.stft = MultiResolutionSTFTLoss(
                 fft_sizes=[512, 1024, 2048], hop_sizes=[128, 256, 512], win_lengths=[512, 1024, 2048]
@@ -119,6 +124,10 @@ class ReconstructionLoss(nn.Module):
                 terms["mel"] = self.mel(estimate.squeeze(1), target.squeeze(1))
             if self.weights.spectrum:
                 terms["spectrum"] = self.spectrum(estimate.squeeze(1), target.squeeze(1))
+            if self.weights.disturbance:
+                terms["disturbance"] = self.disturbance(estimate.squeeze(1), target.squeeze(1))
+            if self.weights.envelope:
+                terms["envelope"] = self.envelope(estimate.squeeze(1), target.squeeze(1))
             return terms
 
 

@@ -1,0 +1,116 @@
+"""How many stages each frame of a packet takes: choosing these depths, and their odds for the coder.
+
+A pause needs fewer bits than a vowel. Each frame takes as many stages as pay for themselves: the
+depths of a packet minimize the sum over its frames of ``error + price * bits``, where ``error`` is
+the squared error that the chosen stages leave of the frame's latents and ``bits`` counts the
+codes and the change of depth. The price, one number for a whole stream, sets its rate.
+
+Sources: allocation by one price: Shoham and Gersho 1988 (IEEE Trans. ASSP 36, 1445-1453); frames of
+different depth in a residual quantizer: Chae et al. 2024, arXiv 2410.06016, who learn an importance
+map where this file measures the error.
+
+Shapes: Q codebooks, L frames, P packets, N prices.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from telucodec.bitstream.bitpack import ABSENT, Codes
+from telucodec.bitstream.rangecoder import Frequencies, frequencies
+
+MIN_DEPTH = 3  # stages of the quietest frame: pauses of fewer cost PESQ (docs/log.md)
+
+WEIGHTS = (2700, 60, 60, 50, 40, 32, 25, 20, 15, 12, 10, 8)
+"""Of a depth, by its distance from the frame before, the last for all beyond; part of the format."""
+
+CHANGE_BITS = 7.0  # about what `WEIGHTS` take for any change of depth
+
+Depths = NDArray[np.int64]
+"""``[..., L]`` stages of each frame, 1 to Q."""
+
+
+def depth_odds(depths: Depths, n_codebooks: int) -> Frequencies:
+    """Frequencies ``[L, Q]`` of the depths 1 to Q of each frame, given the frame before it."""
+    table = frequencies(_weights(n_codebooks))
+    rows: Frequencies = table[np.concatenate([[0], depths[:-1]])]
+    return rows
+
+
+def depths_of(codes: Codes) -> Depths:
+    """Stages that each frame of ``[Q, L]`` has.
+
+    Raises:
+        ValueError: a frame has none, or a code after one that is `ABSENT`.
+    """
+    is_there = codes != ABSENT
+    depths: Depths = is_there.sum(axis=0)
+    if not is_there[0].all() or (is_there[1:] > is_there[:-1]).any():
+        raise ValueError("a frame has no code in stage 0, or one after an absent one")
+    return depths
+
+
+def choose_depths(
+    errors: NDArray[np.floating], bits: NDArray[np.floating], prices: NDArray[np.floating]
+) -> Depths:
+    """The cheapest depths of the frames of P packets at each of N prices, ``[N, P, L]``.
+
+    By dynamic programming over the frames, every change of depth at the same `CHANGE_BITS`.
+
+    Args:
+        errors: ``[P, Q + 1, L]`` squared error of each frame's latents after 0 to Q stages.
+        bits: ``[Q]`` bits that the first 1 to Q stages of a frame take on average.
+        prices: ``[N]`` of a bit, in the unit of the errors; at 0 each frame has the depth of its least error.
+    """
+    (n_packets, _, n_frames), n_prices = errors.shape, len(prices)
+    first = min(MIN_DEPTH, len(bits)) - 1
+    prices = prices[:, None, None]
+    costs = errors[:, first + 1 :].transpose(2, 0, 1)[:, None]  # [L, 1, P, depths]
+    rent = prices * bits[first:]  # [N, 1, depths]
+    total = costs[0] + rent  # [N, P, depths]
+    best = np.zeros((n_frames, n_prices, n_packets), dtype=np.int64)  # the cheapest way to each frame's end
+    is_change = np.zeros((n_frames, *total.shape), dtype=bool)
+    for frame in range(1, n_frames):
+        best[frame - 1] = total.argmin(axis=2)
+        changed = total.min(axis=2, keepdims=True) + prices * CHANGE_BITS
+        is_change[frame] = changed < total
+        total = np.minimum(total, changed) + costs[frame] + rent
+    best[-1] = total.argmin(axis=2)
+    chosen: Depths = best.copy()
+    rows, columns = np.indices(best.shape[1:])
+    for frame in range(n_frames - 1, 0, -1):
+        here = chosen[frame]
+        chosen[frame - 1] = np.where(is_change[frame, rows, columns, here], best[frame - 1], here)
+    return chosen.transpose(1, 2, 0) + first + 1
+
+
+def estimated_bits(depths: Depths, bits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Bits ``[N]`` of packets of ``depths`` ``[N, P, L]``, given the averages that `choose_depths` takes."""
+    changes = _change_bits(len(bits))[depths[..., :-1] - 1, depths[..., 1:] - 1]
+    n_first = depths.shape[1] * np.log2(len(bits))  # the depth of a first frame has no frame before it
+    found: NDArray[np.float64] = bits[depths - 1].sum(axis=(1, 2)) + changes.sum(axis=(1, 2)) + n_first
+    return found
+
+
+def cut(codes: Codes, depths: Depths) -> Codes:
+    """``codes`` ``[Q, L]`` with what lies beyond the depth of each frame `ABSENT`."""
+    shortened: Codes = np.where(np.arange(len(codes))[:, None] < depths, codes, np.uint16(ABSENT))
+    return shortened
+
+
+@lru_cache(maxsize=32)
+def _weights(n_codebooks: int) -> NDArray[np.int64]:
+    """``[1 + Q, Q]`` weight of each depth after the depths 0 to Q; 0 stands for the first frame."""
+    before, depth = np.arange(n_codebooks + 1)[:, None], np.arange(1, n_codebooks + 1)
+    distance = np.minimum(abs(before - depth), len(WEIGHTS) - 1)
+    weights: NDArray[np.int64] = np.array(WEIGHTS)[distance]
+    weights[0] = 1
+    return weights
+
+
+@lru_cache(maxsize=32)
+def _change_bits(n_codebooks: int) -> NDArray[np.float64]:
+    """``[Q, Q]`` bits that a depth takes after another."""
+    weights = _weights(n_codebooks)[1:]
+    return np.asarray(np.log2(weights.sum(axis=1, keepdims=True) / weights), dtype=np.float64)
