@@ -2,7 +2,7 @@
 
     python benchmarks/museum.py [--data-dir data/clips] [--only NAME ...] [--live] [--healthy SEEDS --steps N]
 
-Each exhibit of configs/faults.toml is a run of `telucodec train` on a small model, with the preflight, or
+Each exhibit of configs/faults/museum.toml is a run of `telucodec train` on a small model, with the preflight, or
 with --live without it, where the rules have to find the fault in the run. Prints a Markdown table; status 1
 if an exhibit was missed or a healthy run raised an alarm.
 """
@@ -22,7 +22,7 @@ from telucodec.train.diagnostics.diagnosis import Diagnosis, shown
 from telucodec.train.run import Outcome, train_run
 
 ROOT = Path(__file__).parents[1]
-EXHIBITS = ROOT / "configs" / "faults.toml"
+EXHIBITS = ROOT / "configs" / "faults" / "museum.toml"
 MAX_STEPS = 300  # within which a failure must be named
 SMALL: dict[str, Any] = {
     "model": {
