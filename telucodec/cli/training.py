@@ -107,18 +107,15 @@ def train(
         settings = resumed_settings(resume) + settings
     folder = resume or out or Path("runs") / (name or (config.stem if config else "default"))
     weights = find_model(init_from) if init_from is not None else None
-    chosen, is_resumed = load_config(config, settings), resume is not None
+    chosen = load_config(config, settings)
+    how = {"resume": resume is not None, "init_from": weights, "skip_preflight": skip_preflight}
     with TrainingScreen() as screen:
-        outcome = train_run(
-            chosen,
-            data_dir,
-            folder,
-            screen,
-            resume=is_resumed,
-            init_from=weights,
-            budget=budget,
-            skip_preflight=skip_preflight,
-        )
+        outcome = train_run(chosen, data_dir, folder, screen, budget=budget, **how)
+    show_outcome(outcome, folder)
+
+
+def show_outcome(outcome: "Outcome", folder: Path) -> None:
+    """Where the weights are, or, with status 3, the diagnosis."""
     if outcome.stopped_by:
         remark(f"stopped by {outcome.stopped_by} at step {outcome.step} of {outcome.n_steps}")
     if outcome.diagnoses:
