@@ -2,9 +2,9 @@
 
     python benchmarks/museum.py [--data-dir data/clips] [--only NAME ...] [--live] [--healthy SEEDS --steps N]
 
-Each exhibit of configs/faults/museum.toml is a run of `telucodec train` on a small model, with the preflight, or
-with --live without it, where the rules have to find the fault in the run. Prints a Markdown table; status 1
-if an exhibit was missed or a healthy run raised an alarm.
+Each exhibit of configs/faults/museum.toml is a run of `telucodec train` on a small model, with the preflight,
+or with --live without it, where the rules have to find the fault in the run. Prints a Markdown table; status
+1 if an exhibit was missed or a healthy run raised an alarm.
 """
 
 import argparse

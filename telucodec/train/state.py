@@ -147,7 +147,8 @@ class Run:
         self.trainee.step = self.marked_step = state["step"]
         self.best, self.figures = state["best"], state["figures"]
         self.trainee.lr_share = state.get("lr_share", 1.0)
-        if "doctor" in state:  # a checkpoint of 0.1 has none
+        self.doctor.healthy_step = state["step"]
+        if "doctor" in state:  # an older checkpoint has none
             self.doctor.load_state_dict(state["doctor"])
             self.recorder.load_state_dict(state["doctor"]["steps"], self.fabric.device)
             self.movement.start = state["movement"]
