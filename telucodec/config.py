@@ -150,9 +150,10 @@ class LossConfig:
     stft: float = 0.0
     mel: float = 2.0
     spectrum: float = 3.0
-    disturbance: float = 0.0
-    envelope: float = 0.0
-    vq: float = 40.0  # holds the latents' scale; at 5 they grow and the output scale sinks, see docs/log.md
+    disturbance: float = 1.5
+    envelope: float = 2.0
+    average_spectrum: float = 0.5
+    vq: float = 10.0  # the higher, the smaller the latents and the nearer the output scale to 1
 
 
 @dataclass(frozen=True, kw_only=True)

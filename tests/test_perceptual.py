@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from telucodec.train.perceptual import DisturbanceLoss, EnvelopeLoss
+from telucodec.train.perceptual import AverageSpectrumLoss, DisturbanceLoss, EnvelopeLoss
 
 RATE_HZ = 16_000
 DISTURBANCE, ENVELOPE = DisturbanceLoss(RATE_HZ), EnvelopeLoss(RATE_HZ)
@@ -67,3 +67,10 @@ def test_gradients_are_finite_on_silence_and_short_crops(loss, n_samples):
     loss(estimate, torch.zeros(2, n_samples)).backward()
     assert estimate.grad is not None
     assert torch.isfinite(estimate.grad).all()
+
+
+def test_a_tone_in_place_of_noise_of_the_same_power_is_heard():
+    loss = AverageSpectrumLoss()
+    clean, hiss = voice(), noise(0.003)
+    tone = 0.003 * 2**0.5 * torch.sin(6.2832 * 6_047 * TIME_S)
+    assert loss(clean + tone, clean + hiss) > 2 * loss(clean + noise(0.003, seed=2), clean + hiss)

@@ -180,7 +180,18 @@ def test_a_step_changes_every_part_and_counts_itself(update):
 
 
 def test_the_total_is_the_sum_of_weights_times_unweighted_terms():
-    weights = LossConfig(l1=3.0, mse=0.0, rms=0.5, stft=0.2, mel=2.0, spectrum=0.0, vq=7.0)
+    weights = LossConfig(
+        l1=3.0,
+        mse=0.0,
+        rms=0.5,
+        stft=0.2,
+        mel=2.0,
+        spectrum=0.0,
+        disturbance=0.0,
+        envelope=0.0,
+        average_spectrum=0.0,
+        vq=7.0,
+    )
     config = dataclasses.replace(CONFIG, loss=weights)
     clip = voiced(2400)[None, None]
     result = train_step(*make_trainee(config, clip), config, clip)
@@ -298,7 +309,18 @@ def test_one_clip_is_learned_to_15_db(update):
     quantizer = QuantizerConfig(n_codebooks=6, codebook_size=32, codebook_update=update, dropout=0.0)
     config = Config(
         model=dataclasses.replace(MODEL, width=32, latent_dim=28, quantizer=quantizer),
-        loss=LossConfig(l1=10.0, mse=0.0, rms=0.0, stft=0.0, mel=0.0, spectrum=0.0, vq=1.0),
+        loss=LossConfig(
+            l1=10.0,
+            mse=0.0,
+            rms=0.0,
+            stft=0.0,
+            mel=0.0,
+            spectrum=0.0,
+            disturbance=0.0,
+            envelope=0.0,
+            average_spectrum=0.0,
+            vq=1.0,
+        ),
         optim=OptimConfig(lr=6e-3, n_warmup_steps=5, weight_decay=0.0, max_grad_norm=10.0),
         train=TrainConfig(n_steps=120, device="cpu"),
     )

@@ -39,6 +39,10 @@ class Row:
     missing: dict[str, str]
     encode_s: float  # seconds of work per second of audio, reading and writing files included
     decode_s: float
+    n_jobs: int = 1  # clips that were worked on at once while the times were taken
+    language: str = ""
+    model_id: str = ""  # of our weights, hexadecimal
+    system: str = ""  # what made the estimate, as it is shown: "telucodec 6", "opus 8"
 
     @property
     def work_s(self) -> float:

@@ -28,7 +28,17 @@ class EpochMeter:
         mean = {name: value.item() / self.n_steps for name, value in self.sums.items()}
         terms = "  ".join(
             f"{name} {mean[name]:.4f}"
-            for name in ("l1", "mse", "rms", "stft", "mel", "spectrum", "disturbance", "envelope")
+            for name in (
+                "l1",
+                "mse",
+                "rms",
+                "stft",
+                "mel",
+                "spectrum",
+                "disturbance",
+                "envelope",
+                "average_spectrum",
+            )
             if name in mean
         )
         lines = [

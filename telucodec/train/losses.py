@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from telucodec.config import LossConfig
 from telucodec.spectral import magnitude_stft, mel_filters
-from telucodec.train.perceptual import DisturbanceLoss, EnvelopeLoss
+from telucodec.train.perceptual import AverageSpectrumLoss, DisturbanceLoss, EnvelopeLoss
 
 Terms = dict[str, Tensor]
 """Loss terms by name, each an unweighted scalar."""
@@ -102,6 +102,8 @@ class ReconstructionLoss(nn.Module):
             self.disturbance = DisturbanceLoss(rate_hz)
         if weights.envelope:
             self.envelope = EnvelopeLoss(rate_hz)
+        if weights.average_spectrum:
+            self.average_spectrum = AverageSpectrumLoss()
         if weights.stft:
             self.stft = MultiResolutionSTFTLoss(
                 fft_sizes=[512, 1024, 2048], hop_sizes=[128, 256, 512], win_lengths=[512, 1024, 2048]
@@ -126,6 +128,8 @@ class ReconstructionLoss(nn.Module):
                 terms["spectrum"] = self.spectrum(estimate.squeeze(1), target.squeeze(1))
             if self.weights.disturbance:
                 terms["disturbance"] = self.disturbance(estimate.squeeze(1), target.squeeze(1))
+            if self.weights.average_spectrum:
+                terms["average_spectrum"] = self.average_spectrum(estimate.squeeze(1), target.squeeze(1))
             if self.weights.envelope:
                 terms["envelope"] = self.envelope(estimate.squeeze(1), target.squeeze(1))
             return terms

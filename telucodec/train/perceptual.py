@@ -1,6 +1,6 @@
-"""Loss terms that follow standard measures of listening: audible disturbance, and envelopes.
+"""Loss terms that follow listening: audible disturbance, envelopes, and lines in the average spectrum.
 
-Both are smooth relatives of a measure, not the measure: no time alignment, no gain equalization, no
+The first two are smooth relatives of a measure, not the measure: no time alignment, no gain equalization, no
 removal of silent frames. A codec trained with them is to be judged by others too.
 
 Shapes: B batch, T samples, F frequency bins, L frames, J bands, S segments of N frames.
@@ -116,6 +116,31 @@ class EnvelopeLoss(nn.Module):
         power = _power(wav, self.n_fft, self.hop, self.window)
         envelopes = (self.bank @ power + 1e-4).sqrt()  # [B, J, L]
         return envelopes.unfold(2, min(self.n_frames, envelopes.shape[2]), self.n_frames // 4)
+
+
+class AverageSpectrumLoss(nn.Module):
+    """Mean absolute difference, in bels, of spectra averaged over a whole crop, bin by bin.
+
+    A network that cannot know the signs of noise may fill a band with a steady tone of the same power. Bands
+    of mel or Bark width do not tell the two apart; an average spectrum of fine resolution does: noise
+    is flat in it, and a tone is a line.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int = 1024) -> None:
+        super().__init__()
+        self.n_fft = n_fft
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """``[B, T]`` and ``[B, T]`` -> scalar. Bins 50 dB below the mean bin of the target do not count."""
+        ours, theirs = self._average(estimate), self._average(target)  # [B, F]
+        floor = 1e-5 * theirs.mean(dim=1, keepdim=True) + 1e-6
+        return ((ours + floor) / (theirs + floor)).log10().abs().mean()
+
+    def _average(self, wav: Tensor) -> Tensor:
+        return _power(wav, self.n_fft, self.n_fft // 4, self.window).mean(dim=2)
 
 
 def _power(wav: Tensor, n_fft: int, hop: int, window: Tensor) -> Tensor:

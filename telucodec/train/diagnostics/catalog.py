@@ -41,7 +41,7 @@ SIGNAL = {
     ),
     "latents-grow": Illness(
         "The output scale has sunk far below 1: latents grow and the scale only undoes it.",
-        "Raise loss.vq (40 holds the latents' scale, 5 does not; see docs/log.md).",
+        "Raise loss.vq: the higher, the smaller the latents.",
         is_warning=True,
     ),
 }
