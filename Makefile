@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_KBPS ?= 6
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo format lint type test test-slow tables constraints clean
+.PHONY: help setup demo format lint type test test-slow tables constraints clean museum
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup  ## encode the clips of data/, decode them to out/demo/, print the figures
 	$(BIN)/telucodec eval data/clips --kbps $(DEMO_KBPS) --keep out/demo --overwrite
+
+museum: setup  ## re-create known training failures; the doctor must name each (minutes)
+	$(BIN)/python benchmarks/museum.py
 
 format: setup  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .

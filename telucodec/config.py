@@ -220,15 +220,46 @@ class TrainConfig:
         )
 
 
+REACTIONS = ("warn", "rollback", "stop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """What the training doctor does about a doomed run; its rules are in docs/doctor.md."""
+
+    reaction: str = "rollback"  # "warn"; "rollback": once, with half the learning rate, then stop; "stop"
+    ignore: tuple[str, ...] = ()  # ids of rules that warn and do nothing else
+    n_bad_batches: int = 3  # skipped in a row for values that are not finite, before that is a diagnosis
+    max_parameters_m: float = 200.0  # millions; a larger model is refused
+    max_memory_gb: float = 0.0  # a larger estimated peak is refused; 0: what the device has
+    n_trial_steps: int = 24  # of each of the preflight's two trials: one batch, and the recipe as it stands
+
+    def __post_init__(self) -> None:
+        _require(
+            self.reaction in REACTIONS, "doctor.reaction", self.reaction, f"one of {', '.join(REACTIONS)}"
+        )
+        for name in ("n_bad_batches", "n_trial_steps"):
+            _require(getattr(self, name) >= 1, f"doctor.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultConfig:
+    """A failure made on purpose, to see that the doctor finds it; empty in every real run."""
+
+    name: str = ""  # one of `telucodec.train.faults.FAULTS`
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run: the five tables of a TOML file."""
+    """A whole run: the tables of a TOML file."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)
+    fault: FaultConfig = field(default_factory=FaultConfig)
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:

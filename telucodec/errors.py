@@ -24,9 +24,5 @@ class ModelError(TelucodecError):
     """Weights are missing, damaged, or do not belong to the stream or configuration at hand."""
 
 
-class TrainingError(TelucodecError):
-    """A run cannot go on: a figure is no longer finite."""
-
-
 class DataError(TelucodecError):
     """A training folder holds nothing to train on, or a run folder nothing to resume."""

@@ -396,13 +396,12 @@ def test_a_trained_run_is_resumed_under_its_own_settings_and_its_weights_encode(
         write_noise(tmp_path / "data" / f"{speaker}-1.wav", n_samples)
     run = tmp_path / "run"
     settings = [word for setting in TINY_RUN for word in ("--set", setting)]
-    first = invoke(
-        "train", "--data-dir", tmp_path / "data", "--out", run, "--max-steps", 1, "--batch-size", 2, *settings
-    )
+    start = ("train", "--data-dir", tmp_path / "data", "--out", run, "--max-steps", 1, "--skip-preflight")
+    first = invoke(*start, "--batch-size", 2, *settings)
     assert (first.exit_code, first.stdout) == (0, f"weights  {run / 'weights'}\n"), first.stderr
     for figure in ("loss", "output [", "DC mean", "range ratio", "output_scale", "VQ loss", "SNR"):
         assert figure in first.stderr
-    again = invoke("train", "--data-dir", tmp_path / "data", "--out", run, "--max-steps", 1, *settings)
+    again = invoke(*start, *settings)
     assert again.exit_code == 1
     assert "--resume" in again.stderr
     resumed = invoke("train", "--data-dir", tmp_path / "data", "--resume", run, "--max-steps", 2)
@@ -412,6 +411,24 @@ def test_a_trained_run_is_resumed_under_its_own_settings_and_its_weights_encode(
     assert before == after
     encoded = invoke("encode", tmp_path / "data/a-1.wav", tmp_path / "a.codes", "--model", run / "weights")
     assert encoded.exit_code == 0
+
+
+def test_the_doctor_forbids_with_status_3_before_a_run_and_without_one(
+    tmp_path, invoke, write_noise, monkeypatch
+):
+    monkeypatch.setenv("TELUCODEC_CACHE", str(tmp_path / "cache"))
+    for speaker, n_samples in (("a", 16_000), ("b", 16_001)):
+        write_noise(tmp_path / "data" / f"{speaker}-1.wav", n_samples)
+    settings = [
+        word for setting in (*TINY_RUN, "doctor.max_parameters_m=0.001") for word in ("--set", setting)
+    ]
+    checked = invoke("doctor", "--data-dir", tmp_path / "data", *settings)
+    assert (checked.exit_code, checked.stdout) == (3, "do not start: parameter-bomb\n")
+    assert "largest module" in checked.stderr
+    run = tmp_path / "run"
+    refused = invoke("train", "--data-dir", tmp_path / "data", "--out", run, *settings)
+    assert (refused.exit_code, refused.stdout) == (3, f"diagnosis  {run / 'diagnosis.md'}\n")
+    assert names(run) == ["diagnosis.json", "diagnosis.md"]
 
 
 def test_a_folder_without_audio_cannot_be_trained_on(tmp_path, invoke):
@@ -438,7 +455,8 @@ def test_every_command_says_what_it_does(invoke, command):
 def test_the_commands_are_there(invoke):
     shown = invoke("--help").stdout
     assert all(
-        f" {command} " in shown for command in ("train", "encode", "decode", "eval", "info", "truncate")
+        f" {command} " in shown
+        for command in ("train", "doctor", "encode", "decode", "eval", "info", "truncate")
     )
     assert invoke("--version").stdout.startswith("telucodec ")
 

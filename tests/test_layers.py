@@ -37,7 +37,7 @@ DOORS = {  # third-party library -> the only places that may import it; numpy an
     "librosa": {"spectral"},
     "safetensors": {"model/codec"},
     "auraloss": {"train/losses"},
-    "tensorboard": {"train/diagnostics"}, "torch.utils.tensorboard": {"train/diagnostics"},
+    "tensorboard": {"train/runlog"}, "torch.utils.tensorboard": {"train/runlog"},
     "lightning": {"train/engine"}, "lightning_fabric": {"train/engine"},
     "pesq": {"evaluate/perceptual"}, "pystoi": {"evaluate/perceptual"}, "visqol": {"evaluate/perceptual"},
     "constriction": {"bitstream/rangecoder"},

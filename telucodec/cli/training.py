@@ -1,4 +1,4 @@
-"""Commands that learn: train, fit-entropy."""
+"""Commands that learn: train, doctor, fit-entropy."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +42,16 @@ TrainMaxMinutes = Annotated[
 TrainEpochs = Annotated[
     int | None, typer.Option("--epochs", min=1, help="Planned end of the run, in passes over the data.")
 ]
+PricePerHour = Annotated[
+    float | None, typer.Option(min=0, help="Price of the machine, for estimates and the cost to date.")
+]
+TrainMaxCost = Annotated[
+    float | None, typer.Option("--max-cost", min=0, help="Stop, save and export after so much.")
+]
+SkipPreflight = Annotated[
+    bool, typer.Option("--skip-preflight", help="Start without the checks of `doctor`.")
+]
+DOOMED = 3  # exit status of a run that the doctor ended, or did not let start
 
 
 @app.command()
@@ -55,6 +65,9 @@ def train(
     init_from: TrainInit = None,
     max_steps: TrainMaxSteps = None,
     max_minutes: TrainMaxMinutes = None,
+    price_per_hour: PricePerHour = None,
+    max_cost: TrainMaxCost = None,
+    skip_preflight: SkipPreflight = False,
     epochs: TrainEpochs = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Crops per update.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
@@ -85,20 +98,52 @@ def train(
     from telucodec.pipeline import find_model
 
     train_run = import_trainer()
+    from telucodec.train.budget import Budget
+
+    budget = Budget(max_minutes=max_minutes, price_per_hour=price_per_hour, max_cost=max_cost)
     if resume is not None and config is None:
         from telucodec.train.resume import resumed_settings
 
         settings = resumed_settings(resume) + settings
     folder = resume or out or Path("runs") / (name or (config.stem if config else "default"))
     weights = find_model(init_from) if init_from is not None else None
-    chosen, is_resumed = load_config(config, settings), resume is not None
+    chosen = load_config(config, settings)
+    how = {"resume": resume is not None, "init_from": weights, "skip_preflight": skip_preflight}
     with TrainingScreen() as screen:
-        outcome = train_run(
-            chosen, data_dir, folder, screen, resume=is_resumed, init_from=weights, max_minutes=max_minutes
-        )
+        outcome = train_run(chosen, data_dir, folder, screen, budget=budget, **how)
+    show_outcome(outcome, folder)
+
+
+def show_outcome(outcome: "Outcome", folder: Path) -> None:
+    """Where the weights are, or, with status 3, the diagnosis."""
     if outcome.stopped_by:
         remark(f"stopped by {outcome.stopped_by} at step {outcome.step} of {outcome.n_steps}")
+    if outcome.diagnoses:
+        typer.echo(f"diagnosis  {folder / 'diagnosis.md'}")
+        raise typer.Exit(DOOMED)
     typer.echo(f"weights  {outcome.weights}")
+
+
+@app.command()
+def doctor(
+    data_dir: Annotated[Path, typer.Option(help="Folder of audio, searched recursively.")],
+    config: TrainConfig = None,
+    overrides: TrainSet = None,
+    price_per_hour: PricePerHour = None,
+) -> None:
+    """Look for what would waste a training run before it starts. Status 3: do not start."""
+    from telucodec.config import load_config
+
+    import_trainer()
+    from telucodec.train.budget import Budget
+    from telucodec.train.run import examine_before
+
+    chosen = load_config(config, overrides or [])
+    with TrainingScreen() as screen:
+        found = examine_before(chosen, data_dir, screen, budget=Budget(price_per_hour=price_per_hour))
+    typer.echo(found.verdict)
+    if found.serious:
+        raise typer.Exit(DOOMED)
 
 
 @app.command(name="fit-entropy", hidden=True)

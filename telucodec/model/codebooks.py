@@ -8,6 +8,7 @@ that several published codecs share.
 Shapes: B batch, D latent width, L frames, N vectors, Q codebooks, K codewords.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ class CodebookStats:
     perplexity: Tensor  # exp of the entropy of use, 1 to K
     usage: Tensor  # share of codewords used at least a tenth as often as the mean one
     n_revived: Tensor  # codewords replaced in this step
+    dead_age: Tensor  # steps that the least used codeword went without use, by its decayed count
 
 
 class CodebookLearner(nn.Module):
@@ -95,11 +97,17 @@ class CodebookLearner(nn.Module):
                 _reset_moments(optimizer, quantizer.codebooks, stage, revived)
             n_revived.append(revived.numel())
             residual = residual - before[stage][codes[:, stage]]
+        return self.stats(torch.tensor(n_revived))
+
+    def stats(self, n_revived: Tensor | None = None) -> CodebookStats:
+        """Health by the counts as they stand."""
         share = self.usage / self.usage.sum(dim=1, keepdim=True)
+        relative = (share.amin(dim=1) * share.shape[1]).clamp(1e-12, 1.0)
         return CodebookStats(
             perplexity=torch.exp(-(share * share.clamp_min(1e-12).log()).sum(dim=1)),
             usage=(share > 0.1 / share.shape[1]).float().mean(dim=1),
-            n_revived=torch.tensor(n_revived),
+            n_revived=torch.zeros(share.shape[0]) if n_revived is None else n_revived,
+            dead_age=relative.log() / math.log(self.decay),
         )
 
     def _count(self, stage: int, vectors: Tensor, chosen: Tensor) -> None:

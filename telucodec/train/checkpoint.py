@@ -16,15 +16,23 @@ from telucodec.files import replacing
 BEST = "best.pt"
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last: int, is_best: bool) -> Path:
-    """Write ``step-NNNNNNNN.pt`` (and ``best.pt``), then drop all but the newest ``keep_last``."""
-    path = folder / f"step-{step:08d}.pt"
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], *, keep_last: int, is_best: bool, keep_step: int = -1
+) -> Path:
+    """Write ``step-NNNNNNNN.pt`` (and ``best.pt``), then drop all but ``keep_step`` and the last few."""
+    path = checkpoint_of(folder, step)
     for target in (path, folder / BEST) if is_best else (path,):
         with replacing(target) as temporary:
             torch.save(state, temporary)
     for old in checkpoints(folder)[:-keep_last]:
-        old.unlink()
+        if old != checkpoint_of(folder, keep_step):
+            old.unlink()
     return path
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:08d}.pt"
 
 
 def checkpoints(folder: Path) -> list[Path]:

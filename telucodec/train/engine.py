@@ -10,7 +10,7 @@ from torch import nn
 
 from telucodec.config import TrainConfig
 
-__all__ = ["Fabric", "build_fabric", "clip_gradients"]
+__all__ = ["Fabric", "build_fabric", "clip_gradients", "is_finite_everywhere", "loss_scale"]
 
 
 def build_fabric(config: TrainConfig) -> Fabric:
@@ -58,3 +58,17 @@ def clip_gradients(
     total = torch.stack(list(norms.values())).norm()
     torch.nn.utils.clip_grads_with_norm_(codec.parameters(), max_norm, total)
     return {"grad_norm": total} | norms
+
+
+def is_finite_everywhere(fabric: Fabric, *values: torch.Tensor) -> bool:
+    """Whether all scalars are finite, on every process; waits for the device."""
+    total = torch.stack([value.float() for value in values]).sum()
+    if fabric.world_size > 1:
+        total = torch.as_tensor(fabric.all_reduce(total, reduce_op="mean"))
+    return bool(torch.isfinite(total))
+
+
+def loss_scale(fabric: Fabric) -> float | None:
+    """The factor by which a float16 run scales its loss; None where no scaler is at work."""
+    scaler = getattr(fabric._precision, "scaler", None)
+    return None if scaler is None else float(scaler.get_scale())

@@ -11,7 +11,7 @@ from telucodec.config import Config
 from telucodec.model.codebooks import CodebookLearner, CodebookStats
 from telucodec.model.codec import Codec, Reconstruction
 from telucodec.model.quantizer import Quantized
-from telucodec.train.engine import Fabric, clip_gradients
+from telucodec.train.engine import Fabric, clip_gradients, is_finite_everywhere, loss_scale
 from telucodec.train.losses import ReconstructionLoss, Terms
 from telucodec.train.optim import WeightAverage, learning_rate, set_learning_rate
 
@@ -33,6 +33,7 @@ class Trainee:
     learner: CodebookLearner
     average: WeightAverage | None
     step: int = 0  # updates done
+    lr_share: float = 1.0  # of the planned learning rate; the doctor halves it
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class StepResult:
     terms: Terms  # unweighted, with the weighted total, gradient norms and levels of the batch
     weighted: Terms
     codebooks: CodebookStats
+    is_skipped: bool = False  # the loss or a gradient was not finite, so nothing was updated
 
 
 def train_step(
@@ -56,7 +58,7 @@ def train_step(
     """One update on ``wav`` ``[B, 1, T]``; every random choice is keyed by seed and step."""
     codec, optimizer = trainee.codec, trainee.optimizer
     seed = config.train.seed * 1_000_003 + trainee.step
-    rate = learning_rate(trainee.step, config.train.n_steps, config.optim)
+    rate = trainee.lr_share * learning_rate(trainee.step, config.train.n_steps, config.optim)
     set_learning_rate(optimizer, rate)
     n_active = draw_stages(wav.shape[0], config, seed).to(wav.device)
 
@@ -73,12 +75,11 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(total)
     norms = clip_gradients(fabric, codec, optimizer, config.optim.max_grad_norm)
-    optimizer.step()
-    codes = made.quantized.codes
-    stats = trainee.learner.update(
-        codec.quantizer, made.latents, codes, n_active, seed=seed, optimizer=optimizer
-    )
-    if trainee.average is not None:
+    is_sound = is_finite_everywhere(fabric, total.detach(), norms["grad_norm"])
+    if is_sound or loss_scale(fabric) is not None:  # a loss scaler skips by itself, and must see the step
+        optimizer.step()
+    stats = learn_codebooks(trainee, made, n_active, seed) if is_sound else trainee.learner.stats()
+    if trainee.average is not None and is_sound:
         trainee.average.update(codec)
     trainee.step += 1
     every = seen | terms | {"total": total, "lr": torch.tensor(rate)} | norms | batch_levels(made, wav)
@@ -87,6 +88,19 @@ def train_step(
         terms={name: value.detach() for name, value in every.items()},
         weighted={name: value.detach() for name, value in weighted.items()},
         codebooks=stats,
+        is_skipped=not is_sound,
+    )
+
+
+def learn_codebooks(trainee: Trainee, made: Reconstruction, n_active: Tensor, seed: int) -> CodebookStats:
+    """Let the codebooks learn what the gradient does not teach them; after the optimizer moved."""
+    return trainee.learner.update(
+        trainee.codec.quantizer,
+        made.latents,
+        made.quantized.codes,
+        n_active,
+        seed=seed,
+        optimizer=trainee.optimizer,
     )
 
 
@@ -106,6 +120,7 @@ def batch_levels(made: Reconstruction, wav: Tensor) -> Terms:
     return {
         "codebook": made.quantized.codebook_loss,
         "commitment": made.quantized.commitment_loss,
+        "residual_share": made.quantized.residual_share[-1],
         "output_min": estimate.min(),
         "output_max": estimate.max(),
         "output_dc": estimate.mean(),

@@ -1,10 +1,11 @@
-"""What a run tells: JSON lines and TensorBoard. Door of tensorboard.
+"""What a run writes as it goes: JSON lines and TensorBoard. Door of tensorboard.
 
 Names: ``train/*`` terms of one batch, ``share/*`` weight x term over the total, ``codebook/*`` health
 by stage, ``valid/*@R`` figures on the fixed clips at R kbps.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,10 @@ class RunLog:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def note(self, step: int, text: str) -> None:
+        """A remark of the doctor, in Markdown."""
+        self._board.add_text("doctor", text, step)
+
     def sound(self, step: int, name: str, wav: Tensor, rate_hz: int) -> None:
         """A clip ``[T]`` to listen to, and its log-mel picture."""
         self._board.add_audio(name, wav[None], step, sample_rate=rate_hz)
@@ -48,16 +53,21 @@ class RunLog:
 
 
 def step_scalars(result: StepResult, steps_per_s: float, audio_per_s: float) -> dict[str, float]:
-    """Everything one step knows, as numbers; reading them waits for the device."""
+    """Everything one step knows, as numbers; reading them waits for the device.
+
+    Of a step whose update was skipped, only the values that are finite.
+    """
     values = {f"train/{name}": value.item() for name, value in result.terms.items()}
     total = values["train/total"] or 1.0
     values |= {f"share/{name}": value.item() / total for name, value in result.weighted.items()}
+    values = {name: value for name, value in values.items() if math.isfinite(value)}
     stats = result.codebooks
     for stage in range(len(stats.perplexity)):
         values[f"codebook/perplexity_{stage:02d}"] = stats.perplexity[stage].item()
         values[f"codebook/usage_{stage:02d}"] = stats.usage[stage].item()
     values["codebook/perplexity_mean"] = stats.perplexity.mean().item()
     values["codebook/usage_min"] = stats.usage.min().item()
+    values["codebook/dead_age_max"] = stats.dead_age.max().item()
     values["codebook/revived"] = float(stats.n_revived.sum())
     values["speed/steps_per_s"] = steps_per_s
     values["speed/audio_s_per_s"] = audio_per_s
