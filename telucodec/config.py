@@ -182,6 +182,7 @@ class TrainConfig:
     """Budget, rhythm and machinery of a run."""
 
     seed: int = 0
+    parts: str = "all"  # what learns: "all", or "decoder" of given weights, whose streams stay valid
     n_epochs: int = 0  # ends the run after this many passes over the training minutes; 0 leaves it to n_steps
     n_steps: int = 10_500
     n_steps_per_epoch: int = 0  # 0 derives it: one pass over the training minutes
@@ -204,6 +205,7 @@ class TrainConfig:
         _require(
             self.device in ("auto", "cpu", "cuda"), "train.device", self.device, '"auto", "cpu" or "cuda"'
         )
+        _require(self.parts in ("all", "decoder"), "train.parts", self.parts, '"all" or "decoder"')
         _require(self.precision in known, "train.precision", self.precision, f"one of {', '.join(known)}")
         _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
         for name in ("n_steps", "log_every", "validate_every", "save_every", "keep_last"):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +23,7 @@ from telucodec.model.encoder import Encoder
 from telucodec.model.quantizer import Quantized, ResidualVectorQuantizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CODES_OF = "codes_of"  # in the metadata of weights that keep the encoder and codebooks of others: their id
 CHUNK_FRAMES = 500  # that the network sees at once, so that memory does not grow with the file
 
 
@@ -129,14 +130,20 @@ def count_gmacs_per_s(codec: Codec) -> float:
     return float(counter.get_total_flops()) / 2e9
 
 
-def save_codec(codec: Codec, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write ``model.safetensors`` and ``config.json``, the folder that ``--model`` takes."""
+def save_codec(
+    codec: Codec, folder: Path, *, dtype: torch.dtype = torch.float16, codes_of: bytes | None = None
+) -> None:
+    """Write ``model.safetensors`` and ``config.json``, the folder that ``--model`` takes.
+
+    Args:
+        codes_of: id of the model whose encoder and codebooks these weights keep; its streams are theirs.
+    """
     weights = {
         name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in codec.state_dict().items()
     }
     settings = json.dumps(config_to_dict(codec.config), indent=2) + "\n"
     with replacing(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary)
+        save_file(weights, temporary, metadata={CODES_OF: codes_of.hex()} if codes_of else None)
     with replacing(folder / CONFIG) as temporary:
         temporary.write_text(settings, encoding="utf-8")
 
@@ -152,7 +159,9 @@ def load_codec(folder: Path, *, device: str | torch.device = "cpu") -> Codec:
             raise ModelError(f"{folder} holds no {name}; give a folder written by `telucodec train`")
     try:
         config = config_from_dict(ModelConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-        weights = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            codes_of = bytes.fromhex((file.metadata() or {}).get(CODES_OF, ""))
     except (SafetensorError, ConfigError, ValueError, OSError) as error:
         raise ModelError(f"{folder} is damaged or of another version: {error}") from error
     codec = build_codec(config)
@@ -161,5 +170,5 @@ def load_codec(folder: Path, *, device: str | torch.device = "cpu") -> Codec:
     except RuntimeError as error:
         raise ModelError(f"{folder}: the weights do not fit {CONFIG}: {error}") from error
     codec.folder = folder
-    codec.model_id = hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:8]
+    codec.model_id = codes_of or hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:8]
     return codec.to(device).eval().requires_grad_(False)

@@ -105,12 +105,13 @@ def _with_culprit(diagnosis: Diagnosis, culprit: str) -> Diagnosis:
 def plan_of(config: Config) -> Plan:
     """What rules know of the settings."""
     by_gradient = ("quantizer",) if config.model.quantizer.codebook_update == "gradient" else ()
+    learned = ("decoder",) if config.train.parts == "decoder" else ("encoder", "decoder", *by_gradient)
     return Plan(
         codebook_size=config.model.quantizer.codebook_size,
         n_warmup_steps=config.optim.n_warmup_steps,
         max_grad_norm=config.optim.max_grad_norm,
         n_bad_batches=config.doctor.n_bad_batches,
-        learned_by_gradient=("encoder", "decoder", *by_gradient),
+        learned_by_gradient=learned,
     )
 
 

@@ -78,7 +78,8 @@ def train_step(
     is_sound = is_finite_everywhere(fabric, total.detach(), norms["grad_norm"])
     if is_sound or loss_scale(fabric) is not None:  # a loss scaler skips by itself, and must see the step
         optimizer.step()
-    stats = learn_codebooks(trainee, made, n_active, seed) if is_sound else trainee.learner.stats()
+    is_learned = is_sound and config.train.parts == "all"
+    stats = learn_codebooks(trainee, made, n_active, seed) if is_learned else trainee.learner.stats()
     if trainee.average is not None and is_sound:
         trainee.average.update(codec)
     trainee.step += 1

@@ -13,7 +13,7 @@ LINEAR_PATH = ("analysis", "synthesis", "linear_in", "linear_out")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with three groups of parameters.
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with three groups of the parameters that learn.
 
     Kernels decay; gains, biases and codebooks do not; the linear path moves at its own, lower rate and
     does not decay. Each group carries its ``lr_share``, by which `set_learning_rate` multiplies.
@@ -22,6 +22,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     linear: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_linear_path = any(part.endswith(LINEAR_PATH) for part in name.split("."))
         is_kernel = parameter.dim() == 3 and "codebooks" not in name
         (linear if is_linear_path else kernels if is_kernel else rest).append(parameter)

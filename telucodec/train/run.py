@@ -57,11 +57,7 @@ def train_run(
         ModelError: weights or a checkpoint that do not fit the configuration.
     """
     out.mkdir(parents=True, exist_ok=True)
-    found = checkpoints(out / "checkpoints")
-    if found and not resume:
-        raise DataError(f"{out} holds a run already; pass --resume {out} to continue it, or another --out")
-    if resume and not found:
-        raise DataError(f"{out} holds no checkpoint to resume; expected {out}/checkpoints/step-*.pt")
+    found = _found_checkpoints(config, out, resume=resume, has_weights=init_from is not None)
     meter = Meter(budget, out)
     corpora = load_data(config, data_dir)
     config, steps_per_epoch = with_planned_steps(config, corpora[0])
@@ -91,6 +87,20 @@ def train_run(
         return Outcome(None, *end, STOPPED_BY_DOCTOR, run.figures, tuple(diagnoses))
     stopped_by = "" if end[0] >= end[1] else _limit(meter, signals)
     return Outcome(run.export(), *end, stopped_by, run.figures)
+
+
+def _found_checkpoints(config: Config, out: Path, *, resume: bool, has_weights: bool) -> list[Path]:
+    """Checkpoints of the run folder, after what the settings and the folder do not allow was refused."""
+    found = checkpoints(out / "checkpoints")
+    if found and not resume:
+        raise DataError(f"{out} holds a run already; pass --resume {out} to continue it, or another --out")
+    if config.train.parts == "decoder" and not (resume or has_weights):
+        raise ConfigError(
+            'train.parts is "decoder", but there is nothing to keep: name its weights, --init-from WEIGHTS'
+        )
+    if resume and not found:
+        raise DataError(f"{out} holds no checkpoint to resume; expected {out}/checkpoints/step-*.pt")
+    return found
 
 
 def examine_before(

@@ -23,6 +23,7 @@ from telucodec.train.entropy import write_entropy
 from telucodec.train.epoch import EpochMeter
 from telucodec.train.loop import StepResult, train_step
 from telucodec.train.losses import MelLoss
+from telucodec.train.origin import copy_tables, keep_origin, origin_id
 from telucodec.train.recorder import Movement, Recorder
 from telucodec.train.runlog import RunLog, step_scalars
 from telucodec.train.validate import stages_for, validate, validation_clips
@@ -78,6 +79,8 @@ class Run:
     def start_from(self, codec: Codec) -> None:
         """Take the weights of another run; its step, optimizer and schedule are not taken."""
         self.codec.load_state_dict(codec.state_dict())
+        if self.config.train.parts == "decoder":
+            keep_origin(self.folder, codec)
         self.learner.sums.copy_(self.codec.quantizer.codebooks)
         self.trainee.average = fresh_average(self.codec, self.config)
         self.movement = Movement(self.codec)
@@ -271,10 +274,13 @@ class Run:
         """Write the weights folder: averaged weights, configuration, card, entropy tables."""
         folder = self.folder / "weights"
         codec = self.evaluated()
-        save_codec(codec, folder)
+        is_decoder_only = self.config.train.parts == "decoder"
+        save_codec(codec, folder, codes_of=origin_id(self.folder) if is_decoder_only else None)
         text = model_card(codec, self.config, self.corpus, self.trainee.step, self.figures)
         (folder / "README.md").write_text(text, encoding="utf-8")
-        write_entropy(
-            folder, codec, self.corpus, self.held_out, max_minutes=self.config.train.entropy_minutes
-        )
+        if is_decoder_only:
+            copy_tables(self.folder, folder)
+        else:
+            minutes = self.config.train.entropy_minutes
+            write_entropy(folder, codec, self.corpus, self.held_out, max_minutes=minutes)
         return folder

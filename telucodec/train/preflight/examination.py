@@ -76,7 +76,8 @@ def _checks(config: Config, data_dir: Path, corpus: Corpus, budget: Budget) -> I
     yield size
     if size[0]:
         return
-    single = dataclasses.replace(config, train=dataclasses.replace(config.train, n_devices=1))
+    plan = dataclasses.replace(config.train, n_devices=1, parts="all")  # trials start from fresh weights
+    single = dataclasses.replace(config, train=plan)
     batches = batches_of(single, corpus)
     assembly = assemble(single)
     memory = check_memory(assembly, single)

@@ -1,0 +1,85 @@
+"""A decoder trained on its own: codes, tables and streams of the weights it started from stay valid."""
+
+import pytest
+import soundfile
+import torch
+from test_training import CONFIG, MODES, RATE_HZ, Watcher, train_run, voiced, with_update
+
+from telucodec.coders import RATES
+from telucodec.errors import ConfigError
+from telucodec.model.codec import load_codec
+from telucodec.prior.tables import TABLES
+from telucodec.streaming import StreamDecoder, StreamEncoder
+
+CLIP = voiced()
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Four speakers, one clip of 0.8 s each."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for speaker in range(4):
+        wav = voiced(6400, pitch_hz=100 + 20 * speaker).flatten().numpy()
+        soundfile.write(folder / f"s{speaker}-1.wav", wav, RATE_HZ, subtype="PCM_16")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("telucodec.train.assembly.N_INIT_VECTORS", 200)
+    monkeypatch.setenv("TELUCODEC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def first(recordings, tmp_path):
+    """A function of the codebook update: the weights of a short run of everything."""
+
+    def make(update):
+        return train_run(with_update(update), recordings, tmp_path / "first", Watcher()).weights
+
+    return make
+
+
+@MODES
+def test_codes_tables_and_id_stay_and_the_decoder_learns(recordings, tmp_path, first, update):
+    old_folder = first(update)
+    plan = with_update(update, parts="decoder", seed=5)
+    new_folder = train_run(plan, recordings, tmp_path / "second", Watcher(), init_from=old_folder).weights
+    old, new = load_codec(old_folder), load_codec(new_folder)
+    assert new.model_id == old.model_id
+    for name in (TABLES, RATES):
+        assert (new_folder / name).read_bytes() == (old_folder / name).read_bytes()
+    changed = {n for n, t in new.state_dict().items() if not torch.equal(t, old.state_dict()[n])}
+    assert changed
+    assert all(name.startswith("decoder.") for name in changed)
+
+
+def test_streams_of_either_decode_with_the_other(recordings, tmp_path, first):
+    old_folder = first("ema")
+    plan = with_update("ema", parts="decoder", seed=5)
+    new_folder = train_run(plan, recordings, tmp_path / "second", Watcher(), init_from=old_folder).weights
+    old, new = load_codec(old_folder), load_codec(new_folder)
+    streams = []
+    for codec in (old, new):
+        encoder = StreamEncoder(codec)
+        streams.append(encoder.push(CLIP.flatten()) + encoder.flush())
+    assert streams[0] == streams[1]
+    for codec in (old, new):
+        decoder = StreamDecoder(codec)
+        n_samples = len(decoder.push(streams[0])) + len(decoder.flush())
+        assert n_samples == CLIP.numel()
+        assert decoder.damages == []
+
+
+def test_a_decoder_alone_is_resumed_with_its_origin(recordings, tmp_path, first):
+    old_folder = first("ema")
+    plan = with_update("ema", parts="decoder", seed=5, log_every=1)
+    train_run(plan, recordings, tmp_path / "second", Watcher(at=4), init_from=old_folder)
+    resumed = train_run(plan, recordings, tmp_path / "second", Watcher(), resume=True)
+    assert resumed.step == CONFIG.train.n_steps
+    assert load_codec(resumed.weights).model_id == load_codec(old_folder).model_id
+
+
+def test_a_decoder_of_nothing_is_refused(recordings, tmp_path):
+    with pytest.raises(ConfigError, match="--init-from WEIGHTS"):
+        train_run(with_update("ema", parts="decoder"), recordings, tmp_path / "run", Watcher())
