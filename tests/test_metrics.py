@@ -191,7 +191,12 @@ def worn_clip(request):
     return request.param, worn(CLIPS / f"{request.param}.flac")
 
 
-@pytest.mark.parametrize("name", list(METRICS))
+COMPILED = ("f0_error_cents", "voicing_error")  # the first call on a machine compiles for half a minute
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in COMPILED else []) for n in METRICS]
+)
 def test_metrics_of_real_speech_are_those_of_the_packages(worn_clip, name):
     if name in PACKAGES:
         pytest.importorskip(PACKAGES[name], reason="it comes with the [eval] extra")
