@@ -18,10 +18,10 @@ from telucodec.config import ModelConfig
 from telucodec.errors import ConfigError, ModelError
 from telucodec.prior.depths import choose_depths, cut, estimated_bits
 
-PROBE_STEP = 4  # every such packet is coded to learn how far the estimates are off
+PROBE_STEP = 3  # every such packet is coded to learn how far the estimates are off
 N_TRIALS = 4  # codings of all packets in search of a price, at most
-CLOSE = 0.97  # of the budget is near enough
-SAFETY = 1.008  # times what was taken, so that the next trial does not miss by a hair
+CLOSE = 0.96  # of the budget is near enough
+SAFETY = 1.012  # times what was taken, so that the next trial does not miss by a hair
 SPAN = 1024.0  # times the first price, up and down, is searched
 N_COARSE, N_FINE = 21, 25  # prices tried in the whole span, and then between two of them
 BLOCK = 64  # packets whose depths are chosen together, which bounds the memory

@@ -10,7 +10,7 @@ import torch
 from telucodec.allocation import plan_stages
 from telucodec.audio import read_audio
 from telucodec.bitstream.coder import ENTROPY_MODES
-from telucodec.bitstream.container import read_header
+from telucodec.bitstream.container import read_header, summarize
 from telucodec.coders import RATES
 from telucodec.errors import BitstreamError, ModelError
 from telucodec.evaluate.metrics import snr_db
@@ -21,6 +21,7 @@ from telucodec.truncate import truncate_file
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data" / "clips" / "te-cv-42973999.flac"
 GOLDEN = Path(__file__).parent / "golden" / "te-cv-42973999.codes"  # --kbps 6, written on 2026-11-20
+FIRST_RELEASE = Path(__file__).parent / "golden" / "first-release.codes"  # the same by version 0.1.0
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +63,21 @@ def test_frames_of_variable_depth_beat_even_ones_by_half_a_decibel_at_3_kbps(shi
     assert figures[1] > figures[0] + 0.5
 
 
-def test_a_stream_of_the_first_release_still_decodes_to_the_same_quality(shipped, tmp_path):
+def test_a_stream_written_today_decodes_to_the_same_quality(shipped, tmp_path):
     header = read_header(GOLDEN.read_bytes())
-    assert (header.model_id, header.n_codebooks) == (shipped.model_id, 14)
+    assert (header.model_id, header.n_codebooks) == (shipped.model_id, 18)
     report = decode_file(shipped, GOLDEN, tmp_path / "a.wav", is_strict=True)
     assert report.summary.damages == ()
-    assert snr_of(shipped, tmp_path / "a.wav") == pytest.approx(14.49, abs=0.05)
+    assert snr_of(shipped, tmp_path / "a.wav") == pytest.approx(14.59, abs=0.05)
+
+
+def test_a_stream_of_the_first_release_is_read_whole_and_refused_by_the_name_of_its_weights(
+    shipped, tmp_path
+):
+    summary = summarize(FIRST_RELEASE.read_bytes())
+    assert (summary.damages, summary.n_packets, summary.n_samples) == ((), 7, 50_240)
+    with pytest.raises(ModelError, match="fd7c0d4cf3ee2cb3"):
+        decode_file(shipped, FIRST_RELEASE, tmp_path / "a.wav")
 
 
 def test_each_stage_lowers_the_error_of_the_clip(shipped):

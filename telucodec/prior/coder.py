@@ -1,14 +1,14 @@
 """Codes of one packet to bytes and back, under any `Predictor`.
 
-Both directions visit the same batches with the same odds in `_walk`, so they cannot drift apart.
-A packet needs nothing but the predictor: packets decode alone, in any order. Codes have one
-spelling in bytes: what was decoded is encoded again, and other bytes are refused. Damaged bytes
-may still be the spelling of other codes, so a packet needs its checksum.
+Both directions visit the same batches with the same odds. A decoder asks for the odds of one batch
+after the other; an encoder knows what later batches depend on, and asks for many at once. A packet
+needs nothing but the predictor: packets decode alone, in any order. Codes have one spelling in
+bytes: what was decoded is encoded again, and other bytes are refused. Damaged bytes may still be
+the spelling of other codes, so a packet needs its checksum.
 
 Shapes: Q codebooks, L frames, N frames of one batch.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from telucodec.bitstream.bitpack import ABSENT, Codes
 from telucodec.bitstream.coder import ENTROPY_MODES
 from telucodec.bitstream.rangecoder import TOTAL_BITS, RangeReader, RangeWriter
 from telucodec.errors import BitstreamError
-from telucodec.prior.depths import Depths, depth_odds, depths_of
-from telucodec.prior.predictor import GROUP, Frames, Odds, Predictor, TablePredictor
+from telucodec.prior.depths import depth_odds, depths_of
+from telucodec.prior.predictor import BATCH, GROUP, Frames, Odds, Predictor, TablePredictor
 from telucodec.prior.tables import TABLES, Tables
 
 MAX_FRAMES = 1 << 12  # of one packet
@@ -76,13 +76,23 @@ class EntropyCoder:
         if self.is_variable:
             writer.write(depths - 1, depth_odds(depths, n_codebooks))
 
-        def write(stage: int, frames: Frames, odds: Odds) -> None:
-            groups = codes[stage, frames] // GROUP
-            writer.write(groups, odds.groups)
-            writer.write(codes[stage, frames] % GROUP, odds.inside(groups))
-
-        self._walk(codes, depths, write)
+        for stage in range(int(depths.max())):
+            self._write_stage(writer, codes, stage, np.flatnonzero(depths > stage))
         return writer.finish()
+
+    def _write_stage(self, writer: RangeWriter, codes: Codes, stage: int, frames: Frames) -> None:
+        """Write ``codes[stage, frames]`` in the batches that `decode` reads, their odds found together."""
+        for start in range(0, len(frames), BATCH):
+            known = frames[start : start + BATCH]
+            odds = self._predictor.odds(codes, stage, known)
+            groups, places = codes[stage, known] // GROUP, codes[stage, known] % GROUP
+            inside = odds.inside(groups)
+            first = 0
+            for batch in self._predictor.batches(stage, known):
+                rows = slice(first, first + len(batch))
+                writer.write(groups[rows], odds.groups[rows])
+                writer.write(places[rows], inside[rows])
+                first = rows.stop
 
     def decode(self, data: bytes, n_codebooks: int, n_frames: int) -> Codes:
         """The inverse of `encode`: codes ``[n_codebooks, n_frames]``.
@@ -116,17 +126,14 @@ class EntropyCoder:
             writer.write(groups, odds.groups)
             writer.write(places, inside)
 
-        self._walk(codes, depths, read)
+        for stage in range(int(depths.max())):
+            for frames in self._predictor.batches(stage, np.flatnonzero(depths > stage)):
+                read(stage, frames, self._predictor.odds(codes, stage, frames))
         if writer.finish() != data:
             raise BitstreamError(
                 f"{len(data)} bytes of coded symbols are not what their {codes.size} codes are written as"
             )
         return codes
-
-    def _walk(self, codes: Codes, depths: Depths, visit: Callable[[int, Frames, Odds], None]) -> None:
-        for stage in range(int(depths.max())):
-            for frames in self._predictor.batches(stage, np.flatnonzero(depths > stage)):
-                visit(stage, frames, self._predictor.odds(codes, stage, frames))
 
     def _complaint(self, n_codebooks: int, n_frames: int) -> str | None:
         if not 1 <= n_codebooks <= self._predictor.n_codebooks:

@@ -68,7 +68,7 @@ class TablePredictor:
         self._contexts = [_Contexts.of(tables, stage) for stage in range(tables.n_codebooks)]
         self._basis = tables.basis.astype(np.float32)
         self._bias = tables.bias.astype(np.float32)
-        self._shifts = (tables.fractions - STEP_BITS).tolist()
+        self._scales = (np.float32(2) ** (STEP_BITS - tables.fractions.astype(np.float32))).tolist()
         self._known: dict[bytes, Odds] = {}  # of stage 0, by the classes of its contexts
 
     def batches(self, stage: int, frames: Frames) -> Iterator[Frames]:
@@ -81,6 +81,8 @@ class TablePredictor:
         if stage:
             return self._mixture(stage, self._contexts[stage].classes_at(codes, frames))
         classes = self._contexts[0].classes_at(codes, frames)
+        if len(frames) > 1:  # all are known: an encoder asks
+            return self._mixture(stage, classes)
         key = classes.tobytes()
         if key not in self._known:  # speech meets the same few thousand pairs of classes again and again
             if len(self._known) >= KNOWN:
@@ -94,9 +96,11 @@ class TablePredictor:
         vectors = contexts.vectors[contexts.rows, classes].sum(axis=0)  # [N, R]
         scores = vectors @ self._basis[stage]  # [N, K]; integers below 2 ** 23, so float32 is exact
         scores += self._bias[stage]
-        below = (scores.max(axis=1, keepdims=True) - scores).astype(np.int32)
-        below >>= self._shifts[stage]
-        weights = powers.take(below, mode="clip")  # the last power, 1, for all that is further below
+        np.subtract(scores.max(axis=1, keepdims=True), scores, out=scores)
+        scores *= self._scales[stage]  # a power of two: exact, and cut off below the point like a shift
+        weights = powers.take(
+            scores.astype(np.int32), mode="clip"
+        )  # the last power, 1, for all that is further below
         n_missing = -weights.shape[1] % GROUP
         if n_missing:
             weights = np.pad(weights, ((0, 0), (0, n_missing)))
