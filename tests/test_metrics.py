@@ -250,6 +250,7 @@ def test_a_gain_of_6_db_is_6_db_of_log_spectral_distance(noise):
     assert metrics.mel_distance_db(noise, 10 ** (6 / 20) * noise, RATE_HZ) == pytest.approx(6.0, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_transposed_voice_has_the_pitch_error_of_the_interval():
     pytest.importorskip("librosa")
     t = np.arange(RATE_HZ) / RATE_HZ
