@@ -175,7 +175,8 @@ def write_page(
 
     chosen = choose_clips(clips, n_clips)
     sounds = list(progress(audition(codec, chosen, plan), len(chosen), "coding for the report"))
-    title = f"{len(clips)} clips of {', '.join(dict.fromkeys(clip.folder for clip in clips))}"
+    folders = ", ".join(dict.fromkeys(clip.folder for clip in clips))
+    title = f"telucodec: {len(clips)} recordings from {folders}"
     write_report(path, sounds, rows, title=title, model=codec.model_id.hex())
     remark(f"report  {path}")
 
