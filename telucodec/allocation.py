@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import Codes
 from telucodec.bitstream.coder import ENTROPY_MODES, PacketCoder
-from telucodec.coders import best_entropy, cumulative_kbps, price_of, stages_within
+from telucodec.coders import best_entropy, cumulative_kbps, lowest_price_kbps, price_of, stages_within
 from telucodec.config import ModelConfig
-from telucodec.errors import ConfigError, ModelError
+from telucodec.errors import ConfigError
 from telucodec.prior.depths import choose_depths, cut, estimated_bits
 
 PROBE_STEP = 3  # every such packet is coded to learn how far the estimates are off
@@ -172,6 +172,11 @@ def plan_stages(
     if entropy == "variable":
         if kbps is None:
             raise ConfigError("variable depth needs a rate; give kbps, or choose static")
+        if not kbps >= (lowest := lowest_price_kbps(model_folder)):
+            raise ConfigError(
+                f"{kbps:g} kbps is less than frames of variable depth take; "
+                f"expected {lowest:.3g} kbps or more: choose static"
+            )
         return StagePlan(entropy, limit, kbps)
     if kbps is None:
         return StagePlan(entropy, limit)
@@ -189,8 +194,6 @@ def build_allocator(
     """
     if plan.kbps is None:
         return Even(coder)
-    if model_folder is None:
-        raise ModelError("frames of variable depth need weights with entropy tables; choose entropy none")
     rates = cumulative_kbps("static", config.stage_kbps, plan.n_codebooks, model_folder)
     bits = np.array(rates) * 1000 / config.frame_rate_hz
     price = price_of(plan.kbps, model_folder)

@@ -31,8 +31,8 @@ def best_entropy(model_folder: Path | None, kbps: float | None = None) -> str:
         return "none"
     if kbps is None:
         return "static"
-    prices = measured_rates(model_folder).prices
-    return "variable" if prices and kbps >= min(rate for _, rate in prices) else "static"
+    has_prices = bool(measured_rates(model_folder).prices)
+    return "variable" if has_prices and kbps >= lowest_price_kbps(model_folder) else "static"
 
 
 def build_coder(mode: int, codeword_bits: int, model_folder: Path | None) -> PacketCoder:
@@ -114,17 +114,27 @@ def cumulative_kbps(
     return rates[:n_codebooks]
 
 
-def price_of(kbps: float, model_folder: Path) -> float:
+def lowest_price_kbps(model_folder: Path | None) -> float:
+    """The least rate that frames of variable depth had with other speakers; raises as `price_of`."""
+    return min(rate for _, rate in _prices(model_folder))
+
+
+def price_of(kbps: float, model_folder: Path | None) -> float:
     """Price of a bit at which other speakers took ``kbps`` on average; the nearest one measured beyond these.
 
     Raises:
         ModelError: no prices were measured.
     """
-    prices = sorted(measured_rates(model_folder).prices, key=lambda pair: pair[1])
-    if not prices:
-        raise ModelError(f"{model_folder / RATES} has no prices; fit the tables again: telucodec fit-entropy")
-    logs = np.log(np.array(prices))
+    logs = np.log(np.array(sorted(_prices(model_folder), key=lambda pair: pair[1])))
     return float(np.exp(np.interp(np.log(kbps), logs[:, 1], logs[:, 0])))
+
+
+def _prices(model_folder: Path | None) -> list[tuple[float, float]]:
+    found = measured_rates(model_folder).prices if model_folder is not None else []
+    if not found:
+        where = f"{RATES} in {model_folder}" if model_folder is not None else "a codec without a folder"
+        raise ModelError(f"{where} has no prices; fit the tables again: telucodec fit-entropy")
+    return found
 
 
 def stages_within(kbps: float, rates: list[float]) -> int:

@@ -42,7 +42,7 @@ class EncodeOptions:
     """How to write streams; the defaults are those of the command line."""
 
     n_codebooks: int | None = None  # all if None; at a rate, at most so many
-    kbps: float | None = None  # payload rate that no ten minutes of a file exceed
+    kbps: float | None = None  # payload rate to keep to; a file as a whole, or every ten minutes of it
     frames_per_packet: int = FILE_FRAMES
     entropy: str | None = None  # the best that the weights have tables for if None
     has_seek_table: bool = False

@@ -12,7 +12,7 @@ from telucodec.audio import read_audio
 from telucodec.bitstream.coder import ENTROPY_MODES
 from telucodec.bitstream.container import read_header, summarize
 from telucodec.coders import RATES
-from telucodec.errors import BitstreamError, ModelError
+from telucodec.errors import BitstreamError, ConfigError, ModelError
 from telucodec.evaluate.metrics import snr_db
 from telucodec.pipeline import PRETRAINED, EncodeOptions, decode_file, encode_file, open_codec
 from telucodec.streaming import StreamDecoder, StreamEncoder
@@ -105,6 +105,12 @@ def test_a_rate_takes_the_most_stages_whose_measured_rate_fits(shipped):
     assert n_stages(rates[7], "static") == 8
     assert n_stages(rates[7] - 0.001, "static") == 7
     assert n_stages(rates[7], "none") == int(rates[7] / 0.5)
+
+
+@pytest.mark.parametrize("kbps", [-1.0, 0.0, 0.5, float("nan")])
+def test_a_rate_too_low_for_variable_depth_is_refused_with_the_lowest(shipped, kbps):
+    with pytest.raises(ConfigError, match=r"less than frames of variable depth take; expected 1\.\d+ kbps"):
+        plan_stages(shipped.config, shipped.folder, kbps=kbps, entropy="variable")
 
 
 @pytest.mark.parametrize("frames_per_packet", [1, 25])
