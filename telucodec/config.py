@@ -26,7 +26,7 @@ def _require(is_met: bool, name: str, value: object, expected: str) -> None:
 class QuantizerConfig:
     """Residual vector quantizer: Q stages of K codewords, coarse to fine."""
 
-    n_codebooks: int = 18  # Q
+    n_codebooks: int = 24  # Q
     codebook_size: int = 1024  # K, a power of two
     codebook_update: str = (
         "ema"  # how codewords learn: "ema" of their vectors, or "gradient" of the codebook loss
@@ -59,9 +59,9 @@ class ModelConfig:
     fine_hop: int = 40  # hop of the fine path, a divisor of `hop`
     width: int = 320  # channels of the units at the frame rate
     fine_width: int = 96  # channels of the units at the fine rate
-    n_encoder_units: int = 4
-    n_decoder_units: int = 8
-    n_fine_units: int = 2  # on each side
+    n_encoder_units: int = 2
+    n_decoder_units: int = 4
+    n_fine_units: int = 5  # on each side
     latent_dim: int = 128  # D
     companding: float = 0.6  # exponent of the power law on lapped-transform coefficients; 1 is linear
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -144,14 +144,15 @@ class DataConfig:
 class LossConfig:
     """Weight of each loss term; a weight of 0 means that the term is not computed."""
 
-    l1: float = 5.0
+    l1: float = 0.5
     mse: float = 0.0
-    rms: float = 1.0
+    rms: float = 4.0
     stft: float = 0.0
-    mel: float = 2.0
+    mel: float = 8.0
     spectrum: float = 3.0
-    disturbance: float = 1.5
-    envelope: float = 2.0
+    disturbance: float = 8.0
+    envelope: float = 6.0
+    similarity: float = 4.0
     average_spectrum: float = 0.5
     vq: float = 10.0  # the higher, the smaller the latents and the nearer the output scale to 1
 

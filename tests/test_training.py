@@ -189,6 +189,7 @@ def test_the_total_is_the_sum_of_weights_times_unweighted_terms():
         spectrum=0.0,
         disturbance=0.0,
         envelope=0.0,
+        similarity=0.0,
         average_spectrum=0.0,
         vq=7.0,
     )
@@ -318,6 +319,7 @@ def test_one_clip_is_learned_to_15_db(update):
             spectrum=0.0,
             disturbance=0.0,
             envelope=0.0,
+            similarity=0.0,
             average_spectrum=0.0,
             vq=1.0,
         ),

@@ -37,6 +37,7 @@ class EpochMeter:
                 "spectrum",
                 "disturbance",
                 "envelope",
+                "similarity",
                 "average_spectrum",
             )
             if name in mean

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from telucodec.config import LossConfig
 from telucodec.spectral import magnitude_stft, mel_filters
-from telucodec.train.perceptual import AverageSpectrumLoss, DisturbanceLoss, EnvelopeLoss
+from telucodec.train.perceptual import AverageSpectrumLoss, DisturbanceLoss, EnvelopeLoss, SimilarityLoss
 
 Terms = dict[str, Tensor]
 """Loss terms by name, each an unweighted scalar."""
@@ -57,7 +57,7 @@ class CompressedSpectrumLoss(nn.Module):
     """
 
     def __init__(
-        self, fft_sizes: tuple[int, ...] = (320, 640), exponent: float = 0.3, phase_share: float = 0.5
+        self, fft_sizes: tuple[int, ...] = (320, 640), exponent: float = 0.3, phase_share: float = 0.2
     ):
         super().__init__()
         self.fft_sizes, self.exponent, self.phase_share = fft_sizes, exponent, phase_share
@@ -102,6 +102,8 @@ class ReconstructionLoss(nn.Module):
             self.disturbance = DisturbanceLoss(rate_hz)
         if weights.envelope:
             self.envelope = EnvelopeLoss(rate_hz)
+        if weights.similarity:
+            self.similarity = SimilarityLoss(rate_hz)
         if weights.average_spectrum:
             self.average_spectrum = AverageSpectrumLoss()
         if weights.stft:
@@ -128,6 +130,8 @@ class ReconstructionLoss(nn.Module):
                 terms["spectrum"] = self.spectrum(estimate.squeeze(1), target.squeeze(1))
             if self.weights.disturbance:
                 terms["disturbance"] = self.disturbance(estimate.squeeze(1), target.squeeze(1))
+            if self.weights.similarity:
+                terms["similarity"] = self.similarity(estimate.squeeze(1), target.squeeze(1))
             if self.weights.average_spectrum:
                 terms["average_spectrum"] = self.average_spectrum(estimate.squeeze(1), target.squeeze(1))
             if self.weights.envelope:

@@ -1,16 +1,18 @@
-"""Loss terms that follow listening: audible disturbance, envelopes, and lines in the average spectrum.
+"""Loss terms that follow listening: disturbance, envelopes, similarity, and lines in the average spectrum.
 
-The first two are smooth relatives of a measure, not the measure: no time alignment, no gain equalization, no
-removal of silent frames. A codec trained with them is to be judged by others too.
+The first three are smooth relatives of a measure, not the measure: no time alignment, no gain equalization,
+no removal of silent frames. A codec trained with them is to be judged by others too.
 
 Shapes: B batch, T samples, F frequency bins, L frames, J bands, S segments of N frames.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
 
 SPEECH_POWER = 10.0**7.5  # of speech between 300 and 3400 Hz at a usual listening level, 1 at 0 dB SPL
 LEAST_POWER = 10.0  # of a crop, in the unit of its spectra: about speech at -35 dBFS; quieter ones stay quiet
+LEAST_BAND_POWER = 1e-4  # of a band, in the unit of its spectra: rounding noise of 16 bits is about as much
 THIRD_OCTAVES = 15  # from 150 Hz on
 
 
@@ -141,6 +143,55 @@ class AverageSpectrumLoss(nn.Module):
 
     def _average(self, wav: Tensor) -> Tensor:
         return _power(wav, self.n_fft, self.n_fft // 4, self.window).mean(dim=2)
+
+
+class SimilarityLoss(nn.Module):
+    """1 - similarity of neurograms: levels of auditory bands over 80 ms, compared in 3 x 3 neighborhoods.
+
+    Each neighborhood is compared in mean (intensity) and by correlation (structure), loud or quiet alike, so
+    that texture counts where a difference of levels sees little. Source: Hines and Harte 2012 (Speech
+    Communication 54, 306), as in ViSQOL, with bands of triangular shape and a softer constant.
+    """
+
+    bank: Tensor
+    window: Tensor
+    kernel: Tensor
+
+    def __init__(self, rate_hz: int, n_bands: int = 21, softness: float = 0.2) -> None:
+        super().__init__()
+        self.n_fft, self.hop, self.softness = rate_hz * 8 // 100, rate_hz // 50, softness
+        hz = torch.arange(self.n_fft // 2 + 1) * rate_hz / self.n_fft
+        low, high = _erb_rate(torch.tensor([50.0, rate_hz / 2])).tolist()
+        edges = torch.linspace(low, high, n_bands + 2)
+        bank = (1 - (_erb_rate(hz) - edges[1:-1, None]).abs() / (edges[1] - edges[0])).clamp_min(0)  # [J, F]
+        side = torch.tensor([0.107, 0.786, 0.107])
+        self.register_buffer("bank", bank / bank.sum(dim=1, keepdim=True), persistent=False)
+        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+        self.register_buffer("kernel", torch.outer(side, side)[None, None], persistent=False)
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """``[B, T]`` and ``[B, T]`` -> scalar from 0 to 2. Crops shorter than a window are padded."""
+        ours, theirs = self._levels(estimate), self._levels(target)  # [B, 1, J, L] dB
+        our_mean, their_mean = self._local(ours), self._local(theirs)
+        our_power = (self._local(ours.square()) - our_mean.square()).clamp_min(0)
+        their_power = (self._local(theirs.square()) - their_mean.square()).clamp_min(0)
+        shared = self._local(ours * theirs) - our_mean * their_mean
+        structure = (shared + self.softness) / ((our_power * their_power + 1e-6).sqrt() + self.softness)
+        intensity = (2 * our_mean * their_mean + 1e-2) / (our_mean.square() + their_mean.square() + 1e-2)
+        return 1 - (intensity * structure).mean()
+
+    def _levels(self, wav: Tensor) -> Tensor:
+        wav = pad(wav, (0, max(0, self.n_fft - wav.shape[1])))
+        power = self.bank @ _power(wav, self.n_fft, self.hop, self.window)
+        return 10 * (power / LEAST_BAND_POWER + 1).log10()[:, None]
+
+    def _local(self, x: Tensor) -> Tensor:
+        return conv2d(pad(x, (1, 1, 1, 1), mode="replicate"), self.kernel)
+
+
+def _erb_rate(hz: Tensor) -> Tensor:
+    """Equivalent rectangular bandwidths below ``hz``; Glasberg and Moore 1990 (Hearing Research 47)."""
+    return 21.4 * torch.log10(1 + 0.00437 * hz)
 
 
 def _power(wav: Tensor, n_fft: int, hop: int, window: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ JACOBIAN = 1e-3  # tolerated distance from the identity
 NORMS = (1e-3, 1e3)  # of the gradient of encoder and decoder; healthy starts: 0.3 to 27
 DOMINANT = 0.9
 QUIET = 0.3  # range ratio at the start; healthy: 0.85 to 1
-SPECTRAL = ("stft", "mel", "spectrum", "disturbance", "envelope", "average_spectrum")
+SPECTRAL = ("stft", "mel", "spectrum", "disturbance", "envelope", "similarity", "average_spectrum")
 HALF_SHARE = 0.5  # of gradient values that a 16-bit float holds exactly; float32: below 0.01
 
 
