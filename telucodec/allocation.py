@@ -50,7 +50,7 @@ class Even:
 
     def payloads(self, packets: Sequence[Frames], seconds: float) -> list[bytes]:
         """See `Allocator.payloads`."""
-        return [self.coder.encode(packet.codes) for packet in packets]
+        return self.coder.encode_all([packet.codes for packet in packets])
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,12 @@ class _Batch:
 
     def payloads(self, coder: PacketCoder, price: float) -> list[bytes]:
         """The packets coded at ``price``, in their order."""
-        found: dict[int, bytes] = {}
+        chosen: dict[int, Codes] = {}
         for alike, errors in zip(self._places, self._errors, strict=True):
             rows = choose_depths(errors, self._bits, np.array([price]))[0]
             for place, row in zip(alike, rows, strict=True):
-                found[place] = coder.encode(cut(self._packets[place].codes, row))
-        return [found[place] for place in range(len(found))]
+                chosen[place] = cut(self._packets[place].codes, row)
+        return coder.encode_all([chosen[place] for place in range(len(chosen))])
 
 
 @dataclass(frozen=True)

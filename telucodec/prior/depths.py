@@ -33,9 +33,14 @@ Depths = NDArray[np.int64]
 
 def depth_odds(depths: Depths, n_codebooks: int) -> Frequencies:
     """Frequencies ``[L, Q]`` of the depths 1 to Q of each frame, given the frame before it."""
-    table = frequencies(_weights(n_codebooks))
-    rows: Frequencies = table[np.concatenate([[0], depths[:-1]])]
+    rows: Frequencies = depth_table(n_codebooks)[np.concatenate([[0], depths[:-1]])]
     return rows
+
+
+@lru_cache(maxsize=32)
+def depth_table(n_codebooks: int) -> Frequencies:
+    """Frequencies ``[1 + Q, Q]`` of the depths 1 to Q after the depths 0 to Q; 0: before the first frame."""
+    return frequencies(_weights(n_codebooks))
 
 
 def depths_of(codes: Codes) -> Depths:
