@@ -72,9 +72,11 @@ class EntropyCoder:
         """What `encode` makes of each packet, in less time."""
         packets = [np.ascontiguousarray(codes, dtype=np.uint16) for codes in packets]
         lanes = [_Lane(self._checked_depths(codes)) for codes in packets]
+        found: list[bytes] = []
         for run in _runs([len(lane.depths) for lane in lanes], BATCH):
             self._write(lanes[run], packets[run])
-        return [lane.writer.finish() for lane in lanes]
+            found += [lane.writer.finish() for lane in lanes[run]]
+        return found
 
     def _checked_depths(self, codes: Codes) -> Depths:
         """Stages that each frame has; raises what `encode` does."""
