@@ -38,7 +38,9 @@ def frequencies(weights: NDArray[np.integer]) -> Frequencies:
     """
     n_symbols = weights.shape[-1]
     ends = weights.cumsum(axis=-1, dtype=np.int64)
-    ends = ends * (TOTAL - n_symbols) // ends[..., -1:]
+    total = ends[..., -1:].copy()
+    ends *= TOTAL - n_symbols
+    ends //= total
     free: Frequencies = ends.astype(np.float32)  # below 2 ** 24: exact, and so are the differences
     free[..., 1:] -= ends[..., :-1]
     return free

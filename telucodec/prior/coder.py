@@ -11,7 +11,7 @@ Shapes: Q codebooks, L frames.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, zip_longest
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from telucodec.prior.predictor import BATCH, GROUP, Columns, Predictor, Sheet, T
 from telucodec.prior.tables import TABLES, Tables
 
 MAX_FRAMES = 1 << 12  # of one packet
-ROWS = 128  # codes, or one batch, whose odds are found at once: about what a cache has room for
 
 
 class EntropyCoder:
@@ -106,7 +105,7 @@ class EntropyCoder:
             for columns in [lane.columns(stage)]
             for at in range(0, len(columns), BATCH)
         ]
-        for run in _runs([len(unit.columns) for unit in units], ROWS):
+        for run in _runs([len(unit.columns) for unit in units], BATCH):
             self._code(sheet, units[run])
 
     def decode(self, data: bytes, n_codebooks: int, n_frames: int) -> Codes:
@@ -159,15 +158,14 @@ class EntropyCoder:
     def _read(self, lanes: list["_Lane"], n_codebooks: int) -> Sheet:
         sheet = self._sheet(lanes, n_codebooks)
         for stage in range(n_codebooks):
-            for batches in zip_longest(
-                *(self._predictor.batches(stage, lane.columns(stage)) for lane in lanes)
-            ):
+            batches = [list(self._predictor.batches(stage, lane.columns(stage))) for lane in lanes]
+            for number in range(max(map(len, batches))):
                 units = [
-                    _Unit(lane, stage, columns)
+                    _Unit(lane, stage, columns[number])
                     for lane, columns in zip(lanes, batches, strict=True)
-                    if columns is not None
+                    if number < len(columns)
                 ]
-                for run in _runs([len(unit.columns) for unit in units], ROWS):
+                for run in _runs([len(unit.columns) for unit in units], BATCH):
                     self._code(sheet, units[run], is_read=True)
         return sheet
 
@@ -237,7 +235,8 @@ class _Lane:
 
     def columns(self, stage: int) -> Columns:
         """Of the frames that have a code in ``stage``; none once the packet was given up."""
-        return np.flatnonzero(self.depths > stage if self.error is None else []) + self.start
+        is_there = (self.depths > stage) & (self.error is None)
+        return is_there.nonzero()[0] + self.start
 
     def read(self, table: Frequencies) -> NDArray[np.int32]:
         """The next symbols; zeros once they are damaged."""
@@ -260,6 +259,8 @@ class _Unit:
 
 def _symbols(units: list[_Unit], table: Frequencies) -> NDArray[np.int32]:
     """Symbols of all ``units``, each read by its lane under its rows of ``table``."""
+    if len(units) == 1:
+        return units[0].lane.read(table)
     found, first = np.empty(len(table), dtype=np.int32), 0
     for unit in units:
         rows = slice(first, first + len(unit.columns))

@@ -26,7 +26,7 @@ from telucodec.bitstream.rangecoder import Frequencies, frequencies
 from telucodec.prior.tables import STEP_BITS, UNUSED, Tables
 
 GROUP = 32  # codewords
-BATCH = 256  # frames of a packet coded at once at most, which bounds the memory whatever it announces
+BATCH = 256  # codes coded at once at most, which bounds the memory whatever a packet announces
 
 Columns = NDArray[np.int64]
 """``[N]`` places on a `Sheet`, ascending."""
@@ -91,7 +91,7 @@ class TablePredictor:
         for stage, columns in parts:
             self._stages[stage].scores(sheet, columns, out=scores[first : first + len(columns)])
             first += len(columns)
-        np.subtract(scores.max(axis=1, keepdims=True), scores, out=scores)
+        np.subtract(np.maximum.reduce(scores, axis=1, keepdims=True), scores, out=scores)
         steps = scores.astype(np.int32)  # cut off below the point, like a shift
         weights = self._powers.take(steps, mode="clip")  # the last power, 1, for all that is further below
         n_missing = -weights.shape[1] % GROUP
