@@ -21,7 +21,7 @@ from telucodec.audio import find_audio, read_audio
 from telucodec.model.codec import load_codec
 from telucodec.pipeline import find_model
 from telucodec.prior.coder import EntropyCoder
-from telucodec.prior.predictor import GROUP, TablePredictor
+from telucodec.prior.predictor import GROUP, TablePredictor, blank_sheet
 from telucodec.prior.tables import TABLES, Tables
 
 HEADER_BYTES, PACKET_BYTES = 48, 6  # a file's header; a packet's length and CRC-32
@@ -38,10 +38,15 @@ def stage_bits(tables, files, n_frames):
     predictor, bits, n_codes = TablePredictor(tables), np.zeros(tables.n_codebooks), 0
     for codes in files:
         for packet in packets(codes, tables.n_codebooks, n_frames):
-            n_codes += packet.shape[1]
-            for stage, symbols in enumerate(packet):
-                for frames in predictor.batches(stage, np.arange(packet.shape[1])):
-                    odds, chosen = predictor.odds(packet, stage, frames), symbols[frames]
+            n_frames_here = packet.shape[1]
+            n_codes += n_frames_here
+            sheet, (start,) = blank_sheet(
+                [n_frames_here], len(packet), none=predictor.codebook_size, reach=predictor.reach
+            )
+            sheet[:, start : start + n_frames_here] = packet
+            for stage in range(len(packet)):
+                for columns in predictor.batches(stage, start + np.arange(n_frames_here)):
+                    odds, chosen = predictor.odds(sheet, [(stage, columns)]), sheet[stage, columns]
                     rows, groups = np.arange(len(chosen)), chosen // GROUP
                     shares = odds.groups[rows, groups], odds.inside(groups)[rows, chosen % GROUP]
                     bits[stage] -= sum(np.log2((share.astype(float) + 1) / 2**24).sum() for share in shares)

@@ -5,6 +5,7 @@ Free of torch. Shapes: Q codebooks, L frames of a packet, P packets.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -16,14 +17,16 @@ from telucodec.bitstream.coder import ENTROPY_MODES, PacketCoder
 from telucodec.coders import best_entropy, cumulative_kbps, lowest_price_kbps, price_of, stages_within
 from telucodec.config import ModelConfig
 from telucodec.errors import ConfigError
-from telucodec.prior.depths import choose_depths, cut, estimated_bits
+from telucodec.prior.depths import Depths, choose_depths, cut, estimated_bits
 
-PROBE_STEP = 3  # every such packet is coded to learn how far the estimates are off
-N_TRIALS = 4  # codings of all packets in search of a price, at most
+N_PARTS = 4  # of the packets, coded one after the other
+N_AGAIN = 12  # parts that may be coded again
 CLOSE = 0.96  # of the budget is near enough
-SAFETY = 1.012  # times what was taken, so that the next trial does not miss by a hair
+EXPECTED = 1.1  # times the estimate is what the loudest packets of speech take
+SAFETY = 1.006  # times what is to be expected, so that the next part does not miss by a hair
 SPAN = 1024.0  # times the first price, up and down, is searched
-N_COARSE, N_FINE = 21, 25  # prices tried in the whole span, and then between two of them
+N_COARSE, N_FINE = 20, 24  # steps in the whole span, and in each of these steps
+FAR = 8  # of the fine steps, a quarter more or less: prices that differ by no more hardly cost quality
 BLOCK = 64  # packets whose depths are chosen together, which bounds the memory
 
 
@@ -50,7 +53,7 @@ class Even:
 
     def payloads(self, packets: Sequence[Frames], seconds: float) -> list[bytes]:
         """See `Allocator.payloads`."""
-        return [self.coder.encode(packet.codes) for packet in packets]
+        return self.coder.encode_all([packet.codes for packet in packets])
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,20 @@ class Priced:
 
     def payloads(self, packets: Sequence[Frames], seconds: float) -> list[bytes]:
         """See `Allocator.payloads`."""
-        return _Batch(packets, self.bits).payloads(self.coder, self.price)
+        chosen = _depths(packets, self.bits, np.array([self.price]))
+        return self.coder.encode_all(
+            [cut(packet.codes, depths[0]) for packet, depths in zip(packets, chosen, strict=True)]
+        )
 
 
 @dataclass(frozen=True)
 class Budgeted:
-    """As `Priced`, at the lowest price at which the packets together stay within a budget.
+    """As `Priced`, at about the lowest price at which the packets together stay within a budget.
 
-    The price is found on estimates, which are corrected by what the packets really took. Packets that do
-    not fit at any price are coded at the highest.
+    They are coded in a few parts, loud and quiet packets in each, at the price at which all that is left
+    would fit into the bits that are left, judged by estimates and how far off these were so far. While
+    the whole is over the budget, or well below it, parts are coded again to make up for that. Packets
+    that do not fit at any price are coded at the highest.
     """
 
     coder: PacketCoder
@@ -81,63 +89,134 @@ class Budgeted:
 
     def payloads(self, packets: Sequence[Frames], seconds: float) -> list[bytes]:
         """See `Allocator.payloads`."""
-        batch, probe = _Batch(packets, self.bits), _Batch(packets[::PROBE_STEP], self.bits)
         budget = 1000 * self.kbps * seconds
-        share, best = 1.0, None  # of the estimate that is really taken
-        for batch_tried in (probe, *[batch] * N_TRIALS):
-            price = self._price(batch, budget / share)
-            found = batch_tried.payloads(self.coder, price)
-            taken = 8.0 * sum(map(len, found))
-            share = SAFETY * taken / batch_tried.estimates(np.array([price]))[0]
-            if batch_tried is batch and taken <= budget:
-                best = found
-                if taken >= CLOSE * budget or price <= self.price / SPAN:
-                    break
-        return batch.payloads(self.coder, self.price * SPAN) if best is None else best
+        ladder = _Ladder(packets, self.bits, self.price)
+        trial = _Trial(self.coder, packets, ladder)
+        order = np.argsort(-ladder.estimates(ladder.n_rungs // 2), kind="stable")
+        parts = [order[first::N_PARTS] for first in range(min(N_PARTS, len(order)))]
+        trial.code(parts[0], trial.fitting(order, budget))
+        rung = trial.fitting(order, budget)
+        if abs(rung - trial.rungs[order[0]]) > FAR:
+            trial.code(parts[0], rung)
+        begun = int(trial.rungs[order[0]])
+        for number, part in enumerate(parts[1:], start=1):
+            rung = trial.fitting(np.concatenate(parts[number:]), budget)
+            trial.code(part, min(max(rung, begun - FAR), begun + FAR))
+        return self._corrected(trial, parts, budget)
 
-    def _price(self, batch: "_Batch", budget: float) -> float:
-        """The lowest price, within `SPAN` of the first, whose estimate is at most ``budget`` bits."""
-        prices = self.price * np.geomspace(1 / SPAN, SPAN, N_COARSE)
-        place = _cheapest(batch.estimates(prices), budget)
-        if place:
-            prices = np.geomspace(prices[place - 1], prices[place], N_FINE)
-            place = _cheapest(batch.estimates(prices), budget)
-        return float(prices[place])
+    def _corrected(self, trial: "_Trial", parts: list[NDArray[np.int64]], budget: float) -> list[bytes]:
+        """The payloads within ``budget`` that come closest to it, some coded again."""
+        best, most = None, 0.0
+        for part in islice(cycle(parts), N_AGAIN):
+            total = trial.taken.sum()
+            if most < total <= budget:
+                best, most = list(trial.payloads), total
+            if CLOSE * budget <= total <= budget or not trial.rungs.any():
+                break
+            rung = trial.fitting(part, budget)
+            if rung != trial.rungs[part[0]]:
+                trial.code(part, rung)
+        if best is None:
+            trial.code(np.arange(len(trial.rungs)), trial.ladder.n_rungs - 1)
+        return best or trial.payloads
 
 
-def _cheapest(estimates: NDArray[np.floating], budget: float) -> int:
-    """Place of the lowest price, the first, whose estimate is within ``budget``; the highest if none is."""
-    return min(int((estimates > budget).sum()), len(estimates) - 1)
+class _Ladder:
+    """Depths of packets at prices in small steps, the rungs, and estimates of the bits they take."""
 
+    n_rungs = N_COARSE * N_FINE + 1
 
-class _Batch:
-    """Packets, those of equal length together."""
-
-    def __init__(self, packets: Sequence[Frames], bits: NDArray[np.float64]) -> None:
+    def __init__(self, packets: Sequence[Frames], bits: NDArray[np.float64], price: float) -> None:
         self._packets, self._bits = packets, bits
-        places: dict[int, list[int]] = {}
-        for place, packet in enumerate(packets):
-            places.setdefault(packet.codes.shape[1], []).append(place)
-        self._places = list(places.values())
-        self._errors = [np.stack([packets[place].errors for place in alike]) for alike in self._places]
+        self._prices = price * np.geomspace(1 / SPAN, SPAN, self.n_rungs)
+        self._coarse = self._between(slice(None, None, N_FINE))[1]
+        self._fine: dict[int, tuple[list[Depths], NDArray[np.float64]]] = {}
 
-    def estimates(self, prices: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Bits of all packets at each of ``prices``."""
-        total = np.zeros(len(prices))
-        for errors in self._errors:
-            for start in range(0, len(errors), BLOCK):
-                some = errors[start : start + BLOCK]
-                total += estimated_bits(choose_depths(some, self._bits, prices), self._bits)
-        return total
+    def depths(self, place: int, rung: int) -> Depths:
+        """``[L]`` of the packet at ``place``."""
+        step = self._step(rung)
+        found: Depths = self._steps(step)[0][place][rung - step * N_FINE]
+        return found
 
-    def payloads(self, coder: PacketCoder, price: float) -> list[bytes]:
-        """The packets coded at ``price``, in their order."""
-        found: dict[int, bytes] = {}
-        for alike, errors in zip(self._places, self._errors, strict=True):
-            rows = choose_depths(errors, self._bits, np.array([price]))[0]
-            for place, row in zip(alike, rows, strict=True):
-                found[place] = coder.encode(cut(self._packets[place].codes, row))
-        return [found[place] for place in range(len(found))]
+    def estimates(self, rung: int) -> NDArray[np.float64]:
+        """Bits ``[P]`` of each packet."""
+        step = self._step(rung)
+        found: NDArray[np.float64] = self._steps(step)[1][rung - step * N_FINE]
+        return found
+
+    def cheapest(self, places: NDArray[np.int64], budget: float) -> int:
+        """The lowest rung at which packets are estimated at ``budget`` bits or less; the last if none is."""
+        step = max(0, _first_within(self._coarse[:, places], budget) - 1)
+        return step * N_FINE + _first_within(self._steps(step)[1][:, places], budget)
+
+    def _steps(self, step: int) -> tuple[list[Depths], NDArray[np.float64]]:
+        """Depths and estimates at the rungs of a coarse step, both ends included."""
+        if step not in self._fine:
+            self._fine[step] = self._between(slice(step * N_FINE, (step + 1) * N_FINE + 1))
+        return self._fine[step]
+
+    def _between(self, rungs: slice) -> tuple[list[Depths], NDArray[np.float64]]:
+        depths = _depths(self._packets, self._bits, self._prices[rungs])
+        return depths, np.concatenate(
+            [estimated_bits(found[:, None], self._bits) for found in depths], axis=1
+        )
+
+    @staticmethod
+    def _step(rung: int) -> int:
+        return max(0, rung - 1) // N_FINE
+
+
+def _first_within(estimates: NDArray[np.float64], budget: float) -> int:
+    """The first of the falling sums of rows that is within ``budget``, or the last row."""
+    return min(int((estimates.sum(axis=1) > budget).sum()), len(estimates) - 1)
+
+
+class _Trial:
+    """Packets that are coded or not yet, each at a rung of the ``ladder``."""
+
+    def __init__(self, coder: PacketCoder, packets: Sequence[Frames], ladder: _Ladder) -> None:
+        self.ladder = ladder
+        self.payloads = [b""] * len(packets)
+        self.rungs = np.full(len(packets), -1)
+        self.taken = np.zeros(len(packets))  # bits
+        self._estimated = np.zeros(len(packets))
+        self._coder, self._packets = coder, packets
+
+    def code(self, places: NDArray[np.int64], rung: int) -> None:
+        """Code, perhaps again, the packets at ``places``."""
+        codes = [cut(self._packets[place].codes, self.ladder.depths(place, rung)) for place in places]
+        for place, payload in zip(places, self._coder.encode_all(codes), strict=True):
+            self.payloads[place] = payload
+            self.taken[place] = 8 * len(payload)
+        self.rungs[places] = rung
+        self._estimated[places] = self.ladder.estimates(rung)[places]
+
+    def fitting(self, places: NDArray[np.int64], budget: float) -> int:
+        """The lowest rung at which packets should fit into what the others leave of ``budget``.
+
+        They are expected to miss their estimates as they did before; where one was not coded, as others did.
+        """
+        known = places if (self.rungs[places] >= 0).all() else self.rungs >= 0
+        estimated = self._estimated[known].sum()
+        share = self.taken[known].sum() / estimated if estimated else EXPECTED
+        others = self.taken.sum() - self.taken[places].sum()
+        return self.ladder.cheapest(places, (budget - others) / (SAFETY * share))
+
+
+def _depths(
+    packets: Sequence[Frames], bits: NDArray[np.float64], prices: NDArray[np.float64]
+) -> list[Depths]:
+    """The cheapest depths of each packet at each of the prices, ``[N, L]``."""
+    places: dict[int, list[int]] = {}  # of packets of equal length
+    for place, packet in enumerate(packets):
+        places.setdefault(packet.codes.shape[1], []).append(place)
+    found: dict[int, Depths] = {}
+    for alike in places.values():
+        for start in range(0, len(alike), BLOCK):
+            some = alike[start : start + BLOCK]
+            depths = choose_depths(np.stack([packets[place].errors for place in some]), bits, prices)
+            found |= zip(some, depths.transpose(1, 0, 2), strict=True)
+    return [found[place] for place in range(len(packets))]
 
 
 @dataclass(frozen=True)

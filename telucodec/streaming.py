@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from telucodec.allocation import Frames, build_allocator, plan_stages
+from telucodec.bitstream.bitpack import Codes
 from telucodec.bitstream.coder import ENTROPY_MODES
 from telucodec.bitstream.container import PacketWriter
 from telucodec.bitstream.header import Header
@@ -222,8 +223,7 @@ class StreamDecoder:
         self._is_checked = False
         self._damages: list[Damage] = []
         self._place = 0  # of the next frame
-        self._collection: list[NDArray[np.uint16]] = []  # codes of packets not decoded yet
-        self._n_padding = 0  # after the last of them
+        self._collection: list[Packet] = []  # not decoded yet
 
     @property
     def header(self) -> Header | None:
@@ -276,28 +276,37 @@ class StreamDecoder:
         return np.concatenate([*parts, self._collected()])
 
     def _collect(self, packet: Packet) -> list[Samples]:
-        """Take a packet's codes, to be decoded with those around it; samples where that had to happen now."""
-        assert self.header is not None
-        if not packet.n_frames:
-            return []
-        try:
-            codes = self._coder.decode(packet.payload, self.header.n_codebooks, packet.n_frames)
-        except BitstreamError as error:
-            self._damages.append(Damage(packet.index, 1, packet.n_frames, str(error)))
-            return [self._collected(), self.lose(packet)]
-        self._collection.append(codes)
-        self._n_padding = packet.n_padding or 0
-        is_enough = sum(codes.shape[1] for codes in self._collection) >= GROUP_FRAMES
+        """Take a packet, to be decoded with those around it; samples where that had to happen now."""
+        if packet.n_frames:
+            self._collection.append(packet)
+        is_enough = sum(packet.n_frames for packet in self._collection) >= GROUP_FRAMES
         return [self._collected()] if is_enough else []
 
     def _collected(self) -> Samples:
-        """Samples of the packets collected, all of them in one run of the network."""
+        """Samples of the packets collected, neighbors in one run of the network."""
         if not self._collection:
             return np.zeros(0, dtype=np.float32)
-        codes = np.hstack(self._collection)
-        self._collection = []
-        self._place += codes.shape[1]
-        return self._cut(self._network.decode(codes), self._n_padding)
+        assert self.header is not None
+        packets, self._collection = self._collection, []
+        coded = [(packet.payload, packet.n_frames) for packet in packets]
+        found = self._coder.decode_all(coded, self.header.n_codebooks)
+        parts: list[Samples] = []
+        codes: list[Codes] = []  # of neighbors
+        for packet, item in zip(packets, found, strict=True):
+            if isinstance(item, BitstreamError):
+                self._damages.append(Damage(packet.index, 1, packet.n_frames, str(item)))
+                parts += [self._decoded(codes, 0), self.lose(packet)]
+                codes = []
+            else:
+                codes.append(item)
+        return np.concatenate([*parts, self._decoded(codes, packets[-1].n_padding or 0)])
+
+    def _decoded(self, codes: list[Codes], n_padding: int) -> Samples:
+        if not codes:
+            return np.zeros(0, dtype=np.float32)
+        joined = np.hstack(codes)
+        self._place += joined.shape[1]
+        return self._cut(self._network.decode(joined), n_padding)
 
     def _bridge(self, n_frames: int, n_padding: int) -> Samples:
         seed = self._place

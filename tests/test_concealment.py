@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from telucodec.model.concealment import N_HELD, conceal, context_samples, continued, hear, heard_nothing
+from telucodec.model.concealment import (
+    N_HELD,
+    ROOM_RISE,
+    conceal,
+    context_samples,
+    continued,
+    hear,
+    heard_nothing,
+)
 
 RATE_HZ, HOP = 16_000, 320
 
@@ -48,6 +56,22 @@ def test_signs_can_be_given(heard):
 def test_nothing_heard_gives_silence():
     latents, _ = conceal(heard_nothing(torch.zeros(1, 0, 0), 16), 30, seed=0)
     assert not latents.any()
+
+
+@pytest.mark.parametrize("sizes", [[40], [1] * 40, [7, 33]], ids=["whole", "frames", "uneven"])
+def test_the_room_is_the_last_frame_quieter_than_the_risen_level(sizes):
+    torch.manual_seed(1)
+    latents = torch.randn(2, 16, 40) * torch.rand(2, 1, 40).add(0.2)
+    room, level = torch.zeros(2, 16), torch.full((2,), torch.inf)
+    for frame in latents.abs().unbind(dim=-1):
+        is_quiet = frame.mean(dim=1) < level
+        room = torch.where(is_quiet[:, None], frame, room)
+        level = torch.where(is_quiet, frame.mean(dim=1), level * ROOM_RISE)
+    found = heard_nothing(torch.zeros(2, 0, 0), 16)
+    for part in latents.split(sizes, dim=-1):
+        found = hear(found, part)
+    assert torch.equal(found.room[..., 0], room)
+    torch.testing.assert_close(found.level.flatten(), level)
 
 
 @pytest.mark.parametrize("pitch_hz", [60, 100, 210, 390])

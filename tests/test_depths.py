@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_tables import CODES, small_tables
 
-from telucodec.allocation import Budgeted, Frames, Priced
+from telucodec.allocation import CLOSE, Budgeted, Frames, Priced
 from telucodec.bitstream.bitpack import ABSENT
 from telucodec.bitstream.rangecoder import TOTAL
 from telucodec.errors import BitstreamError
@@ -126,7 +126,7 @@ def test_no_other_depths_are_cheaper():
 def test_a_lower_price_never_takes_fewer_bits():
     errors = falling_errors(10.0 ** np.random.default_rng(0).uniform(-2, 3, 50))
     prices = 2.0 ** np.arange(-8, 8)
-    estimates = estimated_bits(choose_depths(errors, BITS, prices), BITS)
+    estimates = estimated_bits(choose_depths(errors, BITS, prices), BITS)[:, 0]
     assert (np.diff(estimates) <= CHANGE_BITS).all()
     assert estimates[0] > 1.5 * estimates[-1]
 
@@ -156,6 +156,36 @@ def test_a_budget_is_kept_and_used(kbps):
     held, seconds = packets(12), 12 / 2
     taken = 8 * sum(map(len, Budgeted(VARIABLE, BITS[:3], 1.0, kbps).payloads(held, seconds)))
     assert 0.9 * kbps * 1000 * seconds < taken <= kbps * 1000 * seconds
+
+
+@pytest.mark.usefixtures("any_depth")
+@pytest.mark.parametrize("n_packets", [1, 2, 3, 5, 9, 100])
+@pytest.mark.parametrize("share", [1.0, 1.1, 1.6, 3.0])
+def test_a_budget_is_kept_wherever_the_fewest_stages_keep_it(n_packets, share):
+    held = packets(n_packets, seed=n_packets)
+    sizes = [
+        8 * sum(map(len, Priced(VARIABLE, BITS[:3], price).payloads(held, 1.0))) for price in (1e9, 1e-9)
+    ]
+    budget = min(share * sizes[0], 2.0 * sizes[1])
+    taken = 8 * sum(map(len, Budgeted(VARIABLE, BITS[:3], 1.0, budget / 1000).payloads(held, 1.0)))
+    assert taken <= budget
+    if n_packets == 100:
+        assert taken >= min(CLOSE * budget, sizes[1])
+
+
+@pytest.mark.usefixtures("any_depth")
+def test_few_packets_are_coded_more_than_once():
+    n_coded = 0
+
+    class Counting(EntropyCoder):
+        def encode_all(self, packets):
+            nonlocal n_coded
+            n_coded += len(packets)
+            return super().encode_all(packets)
+
+    coder = Counting.from_tables(small_tables(), is_variable=True)
+    Budgeted(coder, BITS[:3], 1.0, 0.5).payloads(packets(100), 50.0)
+    assert 100 <= n_coded <= 150
 
 
 @pytest.mark.usefixtures("any_depth")

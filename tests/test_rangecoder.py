@@ -39,6 +39,7 @@ def test_the_library_uses_exactly_our_integers(n_symbols):
         for symbol in (0, 1, n_symbols // 2, n_symbols - 1):
             writer = RangeWriter()
             writer.write(np.array([symbol]), row[None])
+            writer._flush()
             _, (lower, width) = writer._coder.pos()
             unit = (2**64 - 1) // TOTAL  # of the first interval
             expected = unit * ends[symbol], unit * (ends[symbol + 1] - ends[symbol])

@@ -1,13 +1,16 @@
 """Streams in pieces: the same bytes and the same samples for every way of cutting, and losses bridged."""
 
 import io
+import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from telucodec.bitstream.container import HEADER_BYTES, Stream, summarize
+from telucodec.bitstream.container import HEADER_BYTES, Stream, read_header, summarize
+from telucodec.bitstream.packet import read_packet, write_packet
 from telucodec.bitstream.parser import StreamParser
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import load_codec
@@ -213,6 +216,24 @@ def test_losses_do_not_depend_on_how_bytes_arrive(codec):
     whole = decoded(codec, data)
     for sizes in ((1,), (13, 200)):
         np.testing.assert_allclose(decoded(codec, data, sizes), whole, rtol=0, atol=1e-5)
+
+
+def test_a_packet_that_nothing_is_written_as_is_bridged_among_its_neighbors(codec):
+    """Its checksum is right; the bits that fill its last byte are not zero."""
+    data = encoded(codec, noise(9_600), frames_per_packet=5, n_codebooks=3, entropy="none")
+    ends, spoilt = packet_ends(data), 2
+    packet, _ = read_packet(data, ends[spoilt], read_header(data))
+    payload = packet.payload[:-1] + bytes([packet.payload[-1] | 1])
+    parts = [data[start:end] for start, end in itertools.pairwise([0, *ends])]
+    parts[1 + spoilt] = write_packet(replace(packet, payload=payload))
+    decoder, alone = StreamDecoder(codec), StreamDecoder(codec)
+    together = np.concatenate([decoder.push(b"".join(parts)), decoder.flush()])
+    one_by_one = np.concatenate([*(alone.push(part) for part in parts), alone.flush()])
+    np.testing.assert_allclose(together, one_by_one, rtol=0, atol=1e-5)
+    assert [(damage.first, damage.n_frames) for damage in decoder.damages] == [(spoilt, 5)]
+    assert decoder.damages == alone.damages
+    lost = decoded(codec, b"".join(parts[: 1 + spoilt] + parts[2 + spoilt :]))
+    np.testing.assert_allclose(together, lost, rtol=0, atol=1e-5)
 
 
 def test_a_stream_without_a_packet_is_refused(codec):

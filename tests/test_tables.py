@@ -15,7 +15,7 @@ from telucodec.bitstream.rangecoder import TOTAL
 from telucodec.errors import BitstreamError, DataError, ModelError
 from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.fitting import fit_tables
-from telucodec.prior.predictor import GROUP, TablePredictor
+from telucodec.prior.predictor import GROUP, TablePredictor, blank_sheet
 from telucodec.prior.tables import UNUSED, Tables
 
 
@@ -93,9 +93,54 @@ def test_a_packet_longer_than_a_batch_comes_back():
     np.testing.assert_array_equal(CODER.decode(CODER.encode(codes), 3, 700), codes)
 
 
+LENGTHS = [1, 25, 3, 300, 2, 130, 129, 1]
+SEVERAL = [pattern(3, n, low=0, high=39).astype(np.uint16) for n in LENGTHS]
+
+
+def test_packets_side_by_side_have_the_bytes_and_codes_of_each_alone():
+    data = CODER.encode_all(SEVERAL)
+    assert data == [CODER.encode(codes) for codes in SEVERAL]
+    found = CODER.decode_all(list(zip(data, LENGTHS, strict=True)), 3)
+    for codes, back in zip(SEVERAL, found, strict=True):
+        np.testing.assert_array_equal(back, codes)
+    assert CODER.encode_all([]) == CODER.decode_all([], 3) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_packet_is_refused_and_those_beside_it_are_not(seed):
+    rng = np.random.default_rng(seed)
+    data = [bytearray(item) for item in CODER.encode_all(SEVERAL)]
+    places = rng.choice(len(data), 2, replace=False).tolist()
+    data[places[0]][-1:] = rng.bytes(4)
+    data[places[1]][0] ^= 255
+    packets = [(bytes(item), n) for item, n in zip(data, LENGTHS, strict=True)]
+    packets.insert(3, (b"\0", 0))
+    found = CODER.decode_all(packets, 3)
+    for (item, n_frames), codes in zip(packets, found, strict=True):
+        if isinstance(codes, BitstreamError):
+            with pytest.raises(BitstreamError) as alone:
+                CODER.decode(item, 3, n_frames)
+            assert str(codes) == str(alone.value)
+        else:
+            assert CODER.encode(codes) == item
+    intact = [i for i in range(len(SEVERAL)) if i not in places]
+    for i in intact:
+        np.testing.assert_array_equal(found[i + (i >= 3)], SEVERAL[i])
+
+
 def test_every_codeword_of_every_stage_can_be_coded():
     codes = np.tile(np.arange(40, dtype=np.uint16), (3, 1))
     np.testing.assert_array_equal(CODER.decode(CODER.encode(codes), 3, 40), codes)
+
+
+def on_sheet(predictor, codes):
+    """A sheet with one packet on it, and the columns of its frames."""
+    n_codebooks, n_frames = codes.shape
+    sheet, (start,) = blank_sheet(
+        [n_frames], n_codebooks, none=predictor.codebook_size, reach=predictor.reach
+    )
+    sheet[:, start : start + n_frames] = codes
+    return sheet, start + np.arange(n_frames)
 
 
 def test_the_size_is_the_entropy_of_the_model_within_a_tenth_of_a_percent_and_64_bits():
@@ -104,9 +149,10 @@ def test_the_size_is_the_entropy_of_the_model_within_a_tenth_of_a_percent_and_64
         TablePredictor(small_tables()),
         0.0,
     )
+    sheet, columns = on_sheet(predictor, codes)
     for stage in range(3):
-        for frames in predictor.batches(stage, np.arange(900)):
-            odds, symbols = predictor.odds(codes, stage, frames), codes[stage, frames]
+        for some in predictor.batches(stage, columns):
+            odds, symbols = predictor.odds(sheet, [(stage, some)]), sheet[stage, some]
             rows, groups = np.arange(len(symbols)), symbols // GROUP
             bits -= np.log2((odds.groups[rows, groups].astype(float) + 1) / TOTAL).sum()
             bits -= np.log2((odds.inside(groups)[rows, symbols % GROUP].astype(float) + 1) / TOTAL).sum()
@@ -118,8 +164,9 @@ def test_a_prediction_uses_only_what_is_decoded_by_then():
     later = CODES.copy()
     later[1, 10:] = 39 - later[1, 10:]
     later[2] = 39 - later[2]
-    for stage, frames in ((0, np.array([9])), (1, np.arange(25))):
-        odds, same = predictor.odds(CODES, stage, frames), predictor.odds(later, stage, frames)
+    (sheet, columns), (other, _) = on_sheet(predictor, CODES), on_sheet(predictor, later)
+    for part in ((0, columns[9:10]), (1, columns)):
+        odds, same = predictor.odds(sheet, [part]), predictor.odds(other, [part])
         np.testing.assert_array_equal(odds.weights, same.weights)
 
 

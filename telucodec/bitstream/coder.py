@@ -6,10 +6,12 @@ give the same bytes and the same codes on every machine: integers only from the 
 Shapes: Q codebooks, L frames.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from telucodec.bitstream.bitpack import Codes, pack, unpack
+from telucodec.errors import BitstreamError
 
 ENTROPY_MODES = {"none": 0, "static": 1, "variable": 3}
 """Names on the command line -> the byte in the header. A number never changes its meaning."""
@@ -39,6 +41,14 @@ class PacketCoder(Protocol):
             BitstreamError: ``data`` is not what `encode` writes for some codes of this shape.
         """
 
+    def encode_all(self, packets: Sequence[Codes]) -> list[bytes]:
+        """What `encode` makes of each packet."""
+
+    def decode_all(
+        self, packets: Sequence[tuple[bytes, int]], n_codebooks: int
+    ) -> list[Codes | BitstreamError]:
+        """What `decode` makes of the bytes of packets of so many frames, or raises for them."""
+
 
 @dataclass(frozen=True)
 class FixedWidthCoder:
@@ -55,3 +65,19 @@ class FixedWidthCoder:
     def decode(self, data: bytes, n_codebooks: int, n_frames: int) -> Codes:
         """The inverse of `encode`; raises `BitstreamError` as `unpack` does."""
         return unpack(data, n_codebooks=n_codebooks, n_frames=n_frames, codeword_bits=self.codeword_bits)
+
+    def encode_all(self, packets: Sequence[Codes]) -> list[bytes]:
+        """See `PacketCoder.encode_all`."""
+        return [self.encode(codes) for codes in packets]
+
+    def decode_all(
+        self, packets: Sequence[tuple[bytes, int]], n_codebooks: int
+    ) -> list[Codes | BitstreamError]:
+        """See `PacketCoder.decode_all`."""
+        found: list[Codes | BitstreamError] = []
+        for data, n_frames in packets:
+            try:
+                found.append(self.decode(data, n_codebooks, n_frames))
+            except BitstreamError as error:
+                found.append(error)
+        return found

@@ -23,6 +23,7 @@ from telucodec.errors import BitstreamError
 TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS  # that the frequencies of one symbol sum to
 _WORD_BYTES, _STATE_BITS = 4, 64
+MAX_WAITING = 1 << 12  # symbols that a writer holds back
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 
 Frequencies = NDArray[np.float32]
@@ -37,7 +38,9 @@ def frequencies(weights: NDArray[np.integer]) -> Frequencies:
     """
     n_symbols = weights.shape[-1]
     ends = weights.cumsum(axis=-1, dtype=np.int64)
-    ends = ends * (TOTAL - n_symbols) // ends[..., -1:]
+    total = ends[..., -1:].copy()
+    ends *= TOTAL - n_symbols
+    ends //= total
     free: Frequencies = ends.astype(np.float32)  # below 2 ** 24: exact, and so are the differences
     free[..., 1:] -= ends[..., :-1]
     return free
@@ -48,14 +51,29 @@ class RangeWriter:
 
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
+        self._symbols: list[NDArray[np.integer]] = []  # not coded yet: many at once are faster
+        self._tables: list[Frequencies] = []
+        self._n_waiting = 0
 
     def write(self, symbols: NDArray[np.integer], table: Frequencies) -> None:
         """``symbols`` ``[N]``, each below A, under its row of ``table`` ``[N, A]``."""
-        if table.shape[1] > 1:  # the library has no model of one symbol
-            self._coder.encode(symbols.astype(np.int32), _FAMILY, table)
+        if table.shape[1] == 1:  # the library has no model of one symbol
+            return
+        if self._tables and (self._tables[-1].shape[1] != table.shape[1] or self._n_waiting >= MAX_WAITING):
+            self._flush()
+        self._symbols.append(symbols)
+        self._tables.append(table)
+        self._n_waiting += len(symbols)
+
+    def _flush(self) -> None:
+        if self._tables:
+            symbols = np.concatenate(self._symbols).astype(np.int32)
+            self._coder.encode(symbols, _FAMILY, np.concatenate(self._tables))
+        self._symbols, self._tables, self._n_waiting = [], [], 0
 
     def finish(self) -> bytes:
         """The fewest bytes, at least one, that a `RangeReader` turns back into the symbols."""
+        self._flush()
         words = self._coder.get_compressed()
         n_done, (lower, width) = self._coder.pos()
         n_bits = 8 * _WORD_BYTES * n_done + _STATE_BITS  # the interval's ends are numbers of this many bits

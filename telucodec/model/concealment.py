@@ -47,13 +47,27 @@ def heard_nothing(like: Tensor, latent_dim: int) -> Heard:
 
 def hear(heard: Heard, latents: Tensor) -> Heard:
     """Remember frames ``[B, D, L]``, at least one, that arrived."""
-    room, level = heard.room, heard.level
-    for frame in torch.split(latents, 1, dim=-1):
-        mean = frame.abs().mean(dim=1, keepdim=True)
-        is_quiet = mean < level
-        room = torch.where(is_quiet, frame.abs(), room)
-        level = torch.where(is_quiet, mean, level * ROOM_RISE)
-    return Heard(latents[..., -1:], room, level)
+    means = latents.abs().mean(dim=1).tolist()  # [B, L] plain numbers: a loop over tensors takes long
+    rooms, levels = [], []
+    for index, before in enumerate(heard.level.flatten().tolist()):
+        place, level = _quietest(means[index], before)
+        rooms.append(heard.room[index] if place is None else latents[index, :, place : place + 1].abs())
+        levels.append(level)
+    return Heard(latents[..., -1:], torch.stack(rooms), heard.level.new_tensor(levels).view_as(heard.level))
+
+
+def _quietest(means: list[float], level: float) -> tuple[int | None, float]:
+    """Place of the last frame quieter than all before it, if any is, and the level to compare the next with.
+
+    The level before the frames is ``level``; with each frame it rises by `ROOM_RISE`.
+    """
+    quietest = None
+    for place, mean in enumerate(means):
+        if mean < level:
+            quietest, level = place, mean
+        else:
+            level *= ROOM_RISE
+    return quietest, level
 
 
 def conceal(heard: Heard, n_frames: int, seed: int, signs: Tensor | None = None) -> tuple[Tensor, Heard]:

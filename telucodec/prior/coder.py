@@ -1,24 +1,28 @@
-"""Codes of one packet to bytes and back, under any `Predictor`.
+"""Codes of packets to bytes and back, under any `Predictor`.
 
 Both directions visit the same batches with the same odds. A decoder asks for the odds of one batch
 after the other; an encoder knows what later batches depend on, and asks for many at once. A packet
-needs nothing but the predictor: packets decode alone, in any order. Codes have one spelling in
-bytes: what was decoded is encoded again, and other bytes are refused. Damaged bytes may still be
-the spelling of other codes, so a packet needs its checksum.
+needs nothing but the predictor: packets decode alone, in any order, and several side by side only
+because it is faster. Codes have one spelling in bytes: what was decoded is encoded again, and other
+bytes are refused. Damaged bytes may still be the spelling of other codes, so a packet needs its checksum.
 
-Shapes: Q codebooks, L frames, N frames of one batch.
+Shapes: Q codebooks, L frames.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import ABSENT, Codes
 from telucodec.bitstream.coder import ENTROPY_MODES
-from telucodec.bitstream.rangecoder import TOTAL_BITS, RangeReader, RangeWriter
+from telucodec.bitstream.rangecoder import TOTAL_BITS, Frequencies, RangeReader, RangeWriter
 from telucodec.errors import BitstreamError
-from telucodec.prior.depths import depth_odds, depths_of
-from telucodec.prior.predictor import BATCH, GROUP, Frames, Odds, Predictor, TablePredictor
+from telucodec.prior.depths import Depths, depth_odds, depth_table, depths_of
+from telucodec.prior.predictor import BATCH, GROUP, Columns, Predictor, Sheet, TablePredictor, blank_sheet
 from telucodec.prior.tables import TABLES, Tables
 
 MAX_FRAMES = 1 << 12  # of one packet
@@ -61,7 +65,20 @@ class EntropyCoder:
             ValueError: more stages or frames than the tables or a packet can hold, a code too large, or one
                 absent where it must not be.
         """
-        codes = np.ascontiguousarray(codes, dtype=np.uint16)
+        return self.encode_all([codes])[0]
+
+    def encode_all(self, packets: Sequence[Codes]) -> list[bytes]:
+        """What `encode` makes of each packet, in less time."""
+        packets = [np.ascontiguousarray(codes, dtype=np.uint16) for codes in packets]
+        lanes = [_Lane(self._checked_depths(codes)) for codes in packets]
+        found: list[bytes] = []
+        for run in _runs([len(lane.depths) for lane in lanes], BATCH):
+            self._write(lanes[run], packets[run])
+            found += [lane.writer.finish() for lane in lanes[run]]
+        return found
+
+    def _checked_depths(self, codes: Codes) -> Depths:
+        """Stages that each frame has; raises what `encode` does."""
         complaint = self._complaint(*codes.shape) if codes.ndim == 2 else f"codes have {codes.ndim} axes"
         if complaint:
             raise ValueError(complaint)
@@ -72,27 +89,24 @@ class EntropyCoder:
             raise ValueError(
                 f"code {largest} is too large; these tables know {self._predictor.codebook_size}"
             )
-        writer = RangeWriter()
-        if self.is_variable:
-            writer.write(depths - 1, depth_odds(depths, n_codebooks))
+        return depths
 
-        for stage in range(int(depths.max())):
-            self._write_stage(writer, codes, stage, np.flatnonzero(depths > stage))
-        return writer.finish()
-
-    def _write_stage(self, writer: RangeWriter, codes: Codes, stage: int, frames: Frames) -> None:
-        """Write ``codes[stage, frames]`` in the batches that `decode` reads, their odds found together."""
-        for start in range(0, len(frames), BATCH):
-            known = frames[start : start + BATCH]
-            odds = self._predictor.odds(codes, stage, known)
-            groups, places = codes[stage, known] // GROUP, codes[stage, known] % GROUP
-            inside = odds.inside(groups)
-            first = 0
-            for batch in self._predictor.batches(stage, known):
-                rows = slice(first, first + len(batch))
-                writer.write(groups[rows], odds.groups[rows])
-                writer.write(places[rows], inside[rows])
-                first = rows.stop
+    def _write(self, lanes: list["_Lane"], packets: Sequence[Codes]) -> None:
+        sheet = self._sheet(lanes, max(map(len, packets)))
+        for lane, codes in zip(lanes, packets, strict=True):
+            if self.is_variable:
+                lane.writer.write(lane.depths - 1, depth_odds(lane.depths, len(codes)))
+            place = sheet[: len(codes), lane.start : lane.start + len(lane.depths)]
+            np.copyto(place, codes, where=np.arange(len(codes))[:, None] < lane.depths)
+        units = [
+            _Unit(lane, stage, columns[at : at + BATCH])
+            for stage in range(len(sheet))
+            for lane in lanes
+            for columns in [lane.columns(stage)]
+            for at in range(0, len(columns), BATCH)
+        ]
+        for run in _runs([len(unit.columns) for unit in units], BATCH):
+            self._code(sheet, units[run])
 
     def decode(self, data: bytes, n_codebooks: int, n_frames: int) -> Codes:
         """The inverse of `encode`: codes ``[n_codebooks, n_frames]``.
@@ -100,40 +114,106 @@ class EntropyCoder:
         Raises:
             BitstreamError: no codes of this shape have these bytes.
         """
+        found = self.decode_all([(data, n_frames)], n_codebooks)[0]
+        if isinstance(found, BitstreamError):
+            raise found
+        return found
+
+    def decode_all(
+        self, packets: Sequence[tuple[bytes, int]], n_codebooks: int
+    ) -> list[Codes | BitstreamError]:
+        """What `decode` makes of the bytes of packets of so many frames, or raises for them, in less time."""
+        lanes = [self._opened(data, n_codebooks, n_frames) for data, n_frames in packets]
+        found: list[Codes | BitstreamError] = []
+        for run in _runs([len(lane.depths) for lane in lanes], BATCH):
+            sheet = self._read(lanes[run], n_codebooks)
+            for lane, (data, _) in zip(lanes[run], packets[run], strict=True):
+                codes = sheet[:, lane.start : lane.start + len(lane.depths)]
+                if lane.error is None and lane.writer.finish() != data:
+                    lane.error = BitstreamError(
+                        f"{len(data)} bytes of coded symbols are not what their {codes.size} codes "
+                        "are written as"
+                    )
+                is_there = np.arange(n_codebooks)[:, None] < lane.depths
+                found.append(lane.error or np.where(is_there, codes, ABSENT).astype(np.uint16))
+        return found
+
+    def _opened(self, data: bytes, n_codebooks: int, n_frames: int) -> "_Lane":
+        """A lane to read ``data``, its depths already read; one without frames if there is no such packet."""
         complaint = self._complaint(n_codebooks, n_frames)
-        if complaint:
-            raise BitstreamError(complaint)
         limit = (2 * n_codebooks + 1) * n_frames * TOTAL_BITS // 8 + 8
-        if len(data) > limit:
-            raise BitstreamError(f"{len(data)} bytes of coded symbols; a packet of this shape takes {limit}")
-        reader, writer = RangeReader(data), RangeWriter()
-        depths = np.full(n_frames, n_codebooks)
+        if not complaint and len(data) > limit:
+            complaint = f"{len(data)} bytes of coded symbols; a packet of this shape takes {limit}"
+        if complaint:
+            return _Lane(np.zeros(0, dtype=np.int64), error=BitstreamError(complaint))
+        lane = _Lane(np.full(n_frames, n_codebooks), RangeReader(data))
         if self.is_variable:
+            table, depth = depth_table(n_codebooks), 0
             for frame in range(n_frames):
-                depths[frame] = reader.read(depth_odds(depths[: frame + 1], n_codebooks)[-1:])[0] + 1
-            writer.write(depths - 1, depth_odds(depths, n_codebooks))
-        codes = np.where(np.arange(n_codebooks)[:, None] < depths, 0, ABSENT).astype(np.uint16)
+                depth = 1 + int(lane.read(table[depth : depth + 1])[0])
+                lane.depths[frame] = depth
+            lane.writer.write(lane.depths - 1, depth_odds(lane.depths, n_codebooks))
+        return lane
 
-        def read(stage: int, frames: Frames, odds: Odds) -> None:
-            groups = reader.read(odds.groups)
+    def _read(self, lanes: list["_Lane"], n_codebooks: int) -> Sheet:
+        sheet = self._sheet(lanes, n_codebooks)
+        for stage in range(n_codebooks):
+            batches = [list(self._predictor.batches(stage, lane.columns(stage))) for lane in lanes]
+            for number in range(max(map(len, batches))):
+                units = [
+                    _Unit(lane, stage, columns[number])
+                    for lane, columns in zip(lanes, batches, strict=True)
+                    if number < len(columns)
+                ]
+                for run in _runs([len(unit.columns) for unit in units], BATCH):
+                    self._code(sheet, units[run], is_read=True)
+        return sheet
+
+    def _code(self, sheet: Sheet, units: list["_Unit"], *, is_read: bool = False) -> None:
+        """Write codes that nothing else among ``units`` waits for; with ``is_read`` read them before."""
+        parts = [
+            (stage, np.concatenate([unit.columns for unit in alike]))
+            for stage, alike in groupby(units, key=lambda unit: unit.stage)
+        ]
+        odds = self._predictor.odds(sheet, parts)
+        if is_read:
+            groups = _symbols(units, odds.groups)
             inside = odds.inside(groups)
-            places = reader.read(inside)
-            found = groups * GROUP + places
-            largest = self._predictor.codebook_size - 1
-            if int(found.max()) > largest:
-                raise BitstreamError(f"code {int(found.max())} in stage {stage}; expected 0 to {largest}")
-            codes[stage, frames] = found
-            writer.write(groups, odds.groups)
-            writer.write(places, inside)
+            places = _symbols(units, inside)
+            ((stage, columns),) = parts
+            sheet[stage, columns] = groups * GROUP + places
+            self._check(sheet, units)
+        else:
+            codes = np.concatenate([sheet[stage, columns] for stage, columns in parts])
+            groups, places = codes // GROUP, codes % GROUP
+            inside = odds.inside(groups)
+        first = 0
+        for unit in units:
+            batches = [unit.columns] if is_read else self._predictor.batches(unit.stage, unit.columns)
+            for batch in batches:
+                rows = slice(first, first + len(batch))
+                unit.lane.writer.write(groups[rows], odds.groups[rows])
+                unit.lane.writer.write(places[rows], inside[rows])
+                first = rows.stop
 
-        for stage in range(int(depths.max())):
-            for frames in self._predictor.batches(stage, np.flatnonzero(depths > stage)):
-                read(stage, frames, self._predictor.odds(codes, stage, frames))
-        if writer.finish() != data:
-            raise BitstreamError(
-                f"{len(data)} bytes of coded symbols are not what their {codes.size} codes are written as"
-            )
-        return codes
+    def _check(self, sheet: Sheet, units: list["_Unit"]) -> None:
+        """Give up lanes in which ``units`` have a code larger than any: the last group is filled up."""
+        if self._predictor.codebook_size % GROUP:
+            for unit in units:
+                found, largest = int(sheet[unit.stage, unit.columns].max()), self._predictor.codebook_size - 1
+                if found > largest and unit.lane.error is None:
+                    unit.lane.error = BitstreamError(
+                        f"code {found} in stage {unit.stage}; expected 0 to {largest}"
+                    )
+
+    def _sheet(self, lanes: list["_Lane"], n_codebooks: int) -> Sheet:
+        """A sheet with room for ``lanes``, which are told where."""
+        sizes = [len(lane.depths) for lane in lanes]
+        none, reach = self._predictor.codebook_size, self._predictor.reach
+        sheet, starts = blank_sheet(sizes, n_codebooks, none=none, reach=reach)
+        for lane, start in zip(lanes, starts, strict=True):
+            lane.start = start
+        return sheet
 
     def _complaint(self, n_codebooks: int, n_frames: int) -> str | None:
         if not 1 <= n_codebooks <= self._predictor.n_codebooks:
@@ -141,3 +221,61 @@ class EntropyCoder:
         if not 1 <= n_frames <= MAX_FRAMES:
             return f"a packet of {n_frames} frames; expected 1 to {MAX_FRAMES}"
         return None
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One of the packets coded side by side."""
+
+    depths: Depths  # [L]
+    reader: RangeReader | None = None
+    writer: RangeWriter = field(default_factory=RangeWriter)
+    start: int = 0  # its first column on the sheet
+    error: BitstreamError | None = None  # why it was given up: the others go on
+
+    def columns(self, stage: int) -> Columns:
+        """Of the frames that have a code in ``stage``; none once the packet was given up."""
+        is_there = (self.depths > stage) & (self.error is None)
+        return is_there.nonzero()[0] + self.start
+
+    def read(self, table: Frequencies) -> NDArray[np.int32]:
+        """The next symbols; zeros once they are damaged."""
+        if self.error is None and self.reader is not None:
+            try:
+                return self.reader.read(table)
+            except BitstreamError as error:
+                self.error = error
+        return np.zeros(len(table), dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Codes of one stage of one packet."""
+
+    lane: _Lane
+    stage: int
+    columns: Columns
+
+
+def _symbols(units: list[_Unit], table: Frequencies) -> NDArray[np.int32]:
+    """Symbols of all ``units``, each read by its lane under its rows of ``table``."""
+    if len(units) == 1:
+        return units[0].lane.read(table)
+    found, first = np.empty(len(table), dtype=np.int32), 0
+    for unit in units:
+        rows = slice(first, first + len(unit.columns))
+        found[rows] = unit.lane.read(table[rows])
+        first = rows.stop
+    return found
+
+
+def _runs(sizes: Sequence[int], limit: int) -> Iterator[slice]:
+    """Neighbors together, as many as have a sum of ``sizes`` up to ``limit``, but at least one."""
+    first, total = 0, 0
+    for place, size in enumerate(sizes):
+        if place > first and total + size > limit:
+            yield slice(first, place)
+            first, total = place, 0
+        total += size
+    if sizes:
+        yield slice(first, len(sizes))

@@ -33,9 +33,14 @@ Depths = NDArray[np.int64]
 
 def depth_odds(depths: Depths, n_codebooks: int) -> Frequencies:
     """Frequencies ``[L, Q]`` of the depths 1 to Q of each frame, given the frame before it."""
-    table = frequencies(_weights(n_codebooks))
-    rows: Frequencies = table[np.concatenate([[0], depths[:-1]])]
+    rows: Frequencies = depth_table(n_codebooks)[np.concatenate([[0], depths[:-1]])]
     return rows
+
+
+@lru_cache(maxsize=32)
+def depth_table(n_codebooks: int) -> Frequencies:
+    """Frequencies ``[1 + Q, Q]`` of the depths 1 to Q after the depths 0 to Q; 0: before the first frame."""
+    return frequencies(_weights(n_codebooks))
 
 
 def depths_of(codes: Codes) -> Depths:
@@ -65,31 +70,33 @@ def choose_depths(
     """
     (n_packets, _, n_frames), n_prices = errors.shape, len(prices)
     first = min(MIN_DEPTH, len(bits)) - 1
-    prices = prices[:, None, None]
-    costs = errors[:, first + 1 :].transpose(2, 0, 1)[:, None]  # [L, 1, P, depths]
-    rent = prices * bits[first:]  # [N, 1, depths]
-    total = costs[0] + rent  # [N, P, depths]
-    best = np.zeros((n_frames, n_prices, n_packets), dtype=np.int64)  # the cheapest way to each frame's end
+    costs = np.ascontiguousarray(errors[:, first + 1 :].transpose(2, 0, 1))  # [L, P, depths]
+    rent = np.repeat(prices, n_packets)[:, None] * bits[first:]  # [N * P, depths]
+    change = np.repeat(prices, n_packets)[:, None] * CHANGE_BITS
+    total = np.zeros_like(rent)  # of the cheapest way to the end of the frame, for each of its depths
+    best = np.zeros((n_frames, len(total)), dtype=np.int64)
     is_change = np.zeros((n_frames, *total.shape), dtype=bool)
-    for frame in range(1, n_frames):
-        best[frame - 1] = total.argmin(axis=2)
-        changed = total.min(axis=2, keepdims=True) + prices * CHANGE_BITS
-        is_change[frame] = changed < total
-        total = np.minimum(total, changed) + costs[frame] + rent
-    best[-1] = total.argmin(axis=2)
+    rows = np.arange(len(total))
+    for frame in range(n_frames):
+        if frame:
+            changed = total[rows, best[frame - 1]][:, None] + change
+            np.less(changed, total, out=is_change[frame])
+            np.minimum(changed, total, out=total)
+        total += rent
+        total.reshape(n_prices, n_packets, -1)[:] += costs[frame]
+        best[frame] = total.argmin(axis=1)
     chosen: Depths = best.copy()
-    rows, columns = np.indices(best.shape[1:])
     for frame in range(n_frames - 1, 0, -1):
         here = chosen[frame]
-        chosen[frame - 1] = np.where(is_change[frame, rows, columns, here], best[frame - 1], here)
-    return chosen.transpose(1, 2, 0) + first + 1
+        chosen[frame - 1] = np.where(is_change[frame, rows, here], best[frame - 1], here)
+    return chosen.reshape(n_frames, n_prices, n_packets).transpose(1, 2, 0) + first + 1
 
 
 def estimated_bits(depths: Depths, bits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Bits ``[N]`` of packets of ``depths`` ``[N, P, L]``, given the averages that `choose_depths` takes."""
+    """Bits ``[N, P]`` that packets of ``depths`` ``[N, P, L]`` take by the averages ``bits``, as above."""
     changes = _change_bits(len(bits))[depths[..., :-1] - 1, depths[..., 1:] - 1]
-    n_first = depths.shape[1] * np.log2(len(bits))  # the depth of a first frame has no frame before it
-    found: NDArray[np.float64] = bits[depths - 1].sum(axis=(1, 2)) + changes.sum(axis=(1, 2)) + n_first
+    first = np.log2(len(bits))  # the depth of a first frame has no frame before it
+    found: NDArray[np.float64] = bits[depths - 1].sum(axis=2) + changes.sum(axis=2) + first
     return found
 
 
