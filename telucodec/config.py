@@ -144,15 +144,15 @@ class DataConfig:
 class LossConfig:
     """Weight of each loss term; a weight of 0 means that the term is not computed."""
 
-    l1: float = 0.5
+    l1: float = 1.5
     mse: float = 0.0
     rms: float = 4.0
     stft: float = 0.0
     mel: float = 8.0
-    spectrum: float = 3.0
+    spectrum: float = 5.0
     disturbance: float = 8.0
     envelope: float = 6.0
-    similarity: float = 4.0
+    similarity: float = 8.0
     average_spectrum: float = 0.5
     vq: float = 10.0  # the higher, the smaller the latents and the nearer the output scale to 1
 

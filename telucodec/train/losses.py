@@ -57,7 +57,7 @@ class CompressedSpectrumLoss(nn.Module):
     """
 
     def __init__(
-        self, fft_sizes: tuple[int, ...] = (320, 640), exponent: float = 0.3, phase_share: float = 0.2
+        self, fft_sizes: tuple[int, ...] = (320, 640), exponent: float = 0.3, phase_share: float = 0.35
     ):
         super().__init__()
         self.fft_sizes, self.exponent, self.phase_share = fft_sizes, exponent, phase_share
