@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as fn
 
 
 class Quantized(NamedTuple):
@@ -104,24 +105,26 @@ class ResidualVectorQuantizer(nn.Module):
         ``norms`` are those of `norms` for as many stages, and say how many if ``n_codebooks`` is None.
         """
         norms = self.norms(n_codebooks) if norms is None else norms
-        residual = latents.float().transpose(1, 2)  # [B, L, D]
-        codes, errors = [], [residual.square().sum(dim=2)]
+        n_items, _, n_frames = latents.shape
+        residual = latents.float().transpose(1, 2).flatten(0, 1)  # [B * L, D]
+        codes, errors = [], [residual.square().sum(dim=1)]
         for codebook, norm in zip(self.codebooks, norms, strict=False):
             codes.append(nearest(residual, codebook, norm))
-            residual = residual - codebook[codes[-1]]
-            errors.append(residual.square().sum(dim=2))
-        return torch.stack(codes, dim=1), torch.stack(errors, dim=1)
+            residual = residual - codebook.index_select(0, codes[-1])
+            errors.append(residual.square().sum(dim=1))
+        found_codes = torch.stack(codes).view(len(codes), n_items, n_frames)
+        found_errors = torch.stack(errors).view(len(errors), n_items, n_frames)
+        return found_codes.transpose(0, 1), found_errors.transpose(0, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, summed coarse first.
+        """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, their sum.
 
         A negative code adds nothing: the frame ends at an earlier stage.
         """
-        total = torch.zeros((), device=codes.device)
-        for stage in range(codes.shape[1]):
-            codewords = self.codebooks[stage][codes[:, stage].clamp_min(0)]  # [B, L, D]
-            total = total + codewords * (codes[:, stage] >= 0)[..., None]
-        return total.transpose(1, 2)
+        n_stages, size = codes.shape[1], self.codebooks.shape[1]
+        first = size * torch.arange(n_stages, device=codes.device)[:, None]  # of each codebook
+        codewords = fn.embedding(codes.clamp_min(0) + first, self.codebooks.flatten(0, 1))  # [B, Q', L, D]
+        return (codewords * (codes >= 0)[..., None]).sum(dim=1).transpose(1, 2)
 
 
 def nearest(vectors: Tensor, codebook: Tensor, norms: Tensor | None = None) -> Tensor:
