@@ -33,7 +33,11 @@ class Conv1d(nn.Conv1d):
         if x.shape[-1] > (SHORT_FRAMES - 1) * stride + kernel_size:
             return super().forward(x)
         windows = x.unfold(2, kernel_size, stride).transpose(1, 2).flatten(2)  # [B, L, I * kernel]
-        return fn.linear(windows, self.weight.flatten(1), self.bias).transpose(1, 2)
+        return self._short(windows).transpose(1, 2)
+
+    def _short(self, windows: Tensor) -> Tensor:
+        """``[B, L, I * kernel]`` -> ``[B, L, O]``."""
+        return fn.linear(windows, self.weight.flatten(1), self.bias)
 
 
 class CausalConv1d(nn.Module):
@@ -106,12 +110,15 @@ class CausalConvTranspose1d(nn.Module):
         """What frames ``[B, I, L]`` write, ``[B, O, L * stride + tail]``."""
         n_in, n_out, kernel_size = self.weight.shape
         n_frames, n_parts = x.shape[-1], kernel_size // self.stride  # hops that one frame writes to
-        weight = self.weight.view(n_in, -1)
         if n_frames <= SHORT_FRAMES:
-            y = torch.matmul(x.transpose(1, 2), weight).transpose(1, 2)  # [B, O * kernel, L]
+            y = self._short(x.transpose(1, 2)).transpose(1, 2)  # [B, O * kernel, L]
             size = (1, n_frames * self.stride + self.tail)
             return fn.fold(y, size, (1, kernel_size), stride=(1, self.stride)).squeeze(2)
-        y = torch.matmul(weight.T, x)
+        y = torch.matmul(self.weight.view(n_in, -1).T, x)  # [B, O * kernel, L]
         y = y.view(-1, n_out, n_parts, self.stride, n_frames).transpose(3, 4)  # [B, O, parts, L, stride]
         hops = [fn.pad(y[:, :, part], (0, 0, part, n_parts - 1 - part)) for part in range(n_parts)]
         return torch.stack(hops).sum(dim=0).flatten(2)
+
+    def _short(self, frames: Tensor) -> Tensor:
+        """``[B, L, I]`` -> ``[B, L, O * kernel]``."""
+        return torch.matmul(frames, self.weight.flatten(1))
