@@ -369,13 +369,15 @@ class LatentDecoder:
             parts.append(self._step(latents))
         return np.concatenate(parts)
 
-    def _next_signs(self) -> Tensor:
-        """Signs ``[1, D, 1]`` of the next frame's latents if the sound went on as it was.
+    def _next_signs(self) -> Tensor | None:
+        """Signs ``[1, D, 1]`` of the next frame's latents if the sound went on as it was; None without pitch.
 
         The sound ends one hop before the frame that comes next, because decoding lags by a hop.
         """
         config = self._codec.config
         wav = continued(self._wav, config.hop + config.delay, config.sample_rate_hz)
+        if wav is None:
+            return None
         latents: Tensor = self._codec.encoder(wav[None, None])
         return latents[..., -1:].sign()
 
