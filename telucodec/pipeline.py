@@ -35,6 +35,7 @@ from telucodec.streaming import FILE_FRAMES, StreamDecoder, StreamEncoder
 CODES_SUFFIX = ".codes"
 DEFAULT_MODEL = "speech-16k"
 PRETRAINED = Path(__file__).parent / "pretrained"
+CODED_BYTES = 1 << 13  # of a stream decoded at a time: few, because a minute may take no more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +211,7 @@ def decode_file(
     decoder = StreamDecoder(codec)
     try:
         with writing(target, codec.config.sample_rate_hz) as write:
-            for piece in read_blocks(source):
+            for piece in read_blocks(source, CODED_BYTES):
                 write(decoder.push(piece))
             write(decoder.flush())
             if is_strict and decoder.damages:

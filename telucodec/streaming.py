@@ -30,6 +30,7 @@ from telucodec.coders import build_coder, coder_for
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import Codec
 from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
+from telucodec.nn.packed import packed
 
 FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
 LIVE_FRAMES = 1
@@ -88,7 +89,9 @@ class StreamEncoder:
         if complaint:
             raise ConfigError(complaint)
         self._codec = codec
-        self._norms = codec.quantizer.norms(plan.n_codebooks)
+        is_live = frames_per_packet < FILE_FRAMES
+        self._encoder = packed(codec.encoder) if is_live else codec.encoder
+        self._searches = codec.quantizer.searches(plan.n_codebooks, is_packed=is_live)
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
         self._is_held = is_held and plan.kbps is not None
         self._allocator = build_allocator(config, codec.folder, coder, plan, is_held=self._is_held)
@@ -204,8 +207,8 @@ class StreamEncoder:
     def _analyzed(self, samples: Samples) -> Frames:
         """Codes and errors of the next whole frames, ``[L * hop]``."""
         wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
-        latents, self._state = self._codec.encoder.step(wav, self._state)
-        codes, errors = self._codec.quantizer.encode_with_errors(latents, norms=self._norms)
+        latents, self._state = self._encoder.step(wav, self._state)
+        codes, errors = self._codec.quantizer.encode_with_errors(latents, searches=self._searches)
         return Frames(codes[0].cpu().numpy().astype(np.uint16), errors[0].cpu().numpy())
 
 
@@ -218,7 +221,6 @@ class StreamDecoder:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._parser = StreamParser()
-        self._network = LatentDecoder(codec)
         self._n_skip = codec.config.delay  # samples of delay still to drop
         self._is_checked = False
         self._damages: list[Damage] = []
@@ -266,6 +268,7 @@ class StreamDecoder:
         if header is not None and not self._is_checked:
             check_fits(header, self._codec)
             self._coder = coder_for(header, self._codec.folder)
+            self._network = LatentDecoder(self._codec, is_live=header.frames_per_packet < FILE_FRAMES)
             self._is_checked = True
         parts = [np.zeros(0, dtype=np.float32)]
         for item in found:
@@ -335,11 +338,15 @@ def _group_frames(frames_per_packet: int) -> int:
 
 
 class LatentDecoder:
-    """Codes, or the lack of them, to samples, and the network's state in between."""
+    """Codes, or the lack of them, to samples, and the network's state in between.
 
-    def __init__(self, codec: Codec) -> None:
+    ``is_live`` makes it fast for a few frames at a time; the weights must then not change.
+    """
+
+    def __init__(self, codec: Codec, *, is_live: bool = False) -> None:
         like = codec.decoder.output_scale.new_empty(1, 0, 0)
         self._codec = codec
+        self._decoder = packed(codec.decoder) if is_live else codec.decoder
         self._state = codec.decoder.initial_state(like)
         self._heard = heard_nothing(like, codec.config.latent_dim)
         self._wav = like.new_zeros(
@@ -371,18 +378,20 @@ class LatentDecoder:
             parts.append(self._step(latents))
         return np.concatenate(parts)
 
-    def _next_signs(self) -> Tensor:
-        """Signs ``[1, D, 1]`` of the next frame's latents if the sound went on as it was.
+    def _next_signs(self) -> Tensor | None:
+        """Signs ``[1, D, 1]`` of the next frame's latents if the sound went on as it was; None without pitch.
 
         The sound ends one hop before the frame that comes next, because decoding lags by a hop.
         """
         config = self._codec.config
         wav = continued(self._wav, config.hop + config.delay, config.sample_rate_hz)
+        if wav is None:
+            return None
         latents: Tensor = self._codec.encoder(wav[None, None])
         return latents[..., -1:].sign()
 
     def _step(self, latents: Tensor) -> Samples:
-        wav, self._state = self._codec.decoder.step(latents, self._state)
+        wav, self._state = self._decoder.step(latents, self._state)
         self._wav = torch.cat([self._wav, wav[0, 0]])[-len(self._wav) :]
         samples: Samples = wav[0, 0].cpu().numpy()
         return samples

@@ -91,4 +91,11 @@ def test_a_tone_is_continued_in_phase(pitch_hz):
 def test_there_is_sound_enough_for_the_longest_period_at_any_hop(hop):
     n_samples = context_samples(hop, 48_000)
     assert n_samples % hop == 0
-    assert continued(torch.zeros(n_samples), 2 * hop, 48_000).shape == (n_samples + 2 * hop,)
+    tone = torch.sin(2 * math.pi * 50 * torch.arange(n_samples) / 48_000)
+    assert continued(tone, 2 * hop, 48_000).shape == (n_samples + 2 * hop,)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1])
+def test_what_has_no_pitch_is_not_continued(level):
+    noise = level * torch.randn(context_samples(HOP, RATE_HZ), generator=torch.Generator().manual_seed(0))
+    assert continued(noise, HOP, RATE_HZ) is None

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from streaming import in_chunks, reach
+from torch.nn import functional as fn
 
-from telucodec.nn.conv import CausalConv1d, CausalConvTranspose1d
+from telucodec.nn.conv import SHORT_FRAMES, CausalConv1d, CausalConvTranspose1d
 
 DOWN = pytest.mark.parametrize(
     ("kernel", "stride"),
@@ -30,31 +31,34 @@ SIZES = pytest.mark.parametrize(
 )
 
 
-def make_down(kernel, stride):
+FRAMES = pytest.mark.parametrize("n_frames", [1, 8, SHORT_FRAMES, SHORT_FRAMES + 1])
+
+
+def make_down(kernel, stride, n_frames=8):
     torch.manual_seed(0)
     conv = CausalConv1d(2, 3, kernel, stride=stride).double()
-    return conv, torch.randn(2, 2, 8 * stride, dtype=torch.float64)
+    return conv, torch.randn(2, 2, n_frames * stride, dtype=torch.float64)
 
 
-def make_up(kernel, stride):
+def make_up(kernel, stride, n_frames=8):
     torch.manual_seed(0)
     conv = CausalConvTranspose1d(3, 2, kernel, stride=stride).double()
-    return conv, torch.randn(2, 3, 8, dtype=torch.float64)
+    return conv, torch.randn(2, 3, n_frames, dtype=torch.float64)
 
 
 @DOWN
 @SIZES
 def test_chunks_of_a_convolution_join_to_the_whole(kernel, stride, sizes):
-    conv, x = make_down(kernel, stride)
-    y = in_chunks(conv, x, [n * stride for n in sizes])
+    conv, x = make_down(kernel, stride, 8 * 5)  # more than are few
+    y = in_chunks(conv, x, [n * stride for n in sizes] * 5)
     torch.testing.assert_close(y, conv(x), rtol=0, atol=1e-12)
 
 
 @UP
 @SIZES
 def test_chunks_of_a_transposed_convolution_join_to_the_whole(kernel, stride, sizes):
-    conv, x = make_up(kernel, stride)
-    torch.testing.assert_close(in_chunks(conv, x, sizes), conv(x), rtol=0, atol=1e-12)
+    conv, x = make_up(kernel, stride, 8 * 5)
+    torch.testing.assert_close(in_chunks(conv, x, sizes * 5), conv(x), rtol=0, atol=1e-12)
 
 
 @DOWN
@@ -79,18 +83,32 @@ def test_a_transposed_convolution_reaches_no_future_frame(kernel, stride):
 
 
 @DOWN
-def test_a_whole_convolution_is_the_library_convolution_after_silence(kernel, stride):
-    conv, x = make_down(kernel, stride)
-    padded = torch.nn.functional.pad(x, (kernel - stride, 0))
-    torch.testing.assert_close(conv(x), conv.conv(padded), rtol=0, atol=1e-12)
-    assert conv(x).shape == (2, 3, 8)
+@FRAMES
+def test_a_whole_convolution_is_the_library_convolution_after_silence(kernel, stride, n_frames):
+    conv, x = make_down(kernel, stride, n_frames)
+    padded = fn.pad(x, (kernel - stride, 0))
+    expected = fn.conv1d(padded, conv.conv.weight, conv.conv.bias, stride=stride)
+    torch.testing.assert_close(conv(x), expected, rtol=0, atol=1e-12)
+    assert conv(x).shape == (2, 3, n_frames)
 
 
 @UP
-def test_a_whole_transposed_convolution_is_the_library_one_without_its_tail(kernel, stride):
-    conv, x = make_up(kernel, stride)
-    expected = torch.nn.functional.conv_transpose1d(x, conv.weight, stride=stride)[..., : 8 * stride]
+@FRAMES
+def test_a_whole_transposed_convolution_is_the_library_one_without_its_tail(kernel, stride, n_frames):
+    conv, x = make_up(kernel, stride, n_frames)
+    expected = fn.conv_transpose1d(x, conv.weight, stride=stride)[..., : n_frames * stride]
     torch.testing.assert_close(conv(x), expected, rtol=0, atol=1e-12)
+
+
+@DOWN
+@FRAMES
+def test_few_frames_and_many_learn_alike(kernel, stride, n_frames):
+    conv, x = make_down(kernel, stride, n_frames)
+    padded = fn.pad(x, (kernel - stride, 0))
+    (ours,) = torch.autograd.grad(conv(x).square().sum(), conv.conv.weight)
+    y = fn.conv1d(padded, conv.conv.weight, conv.conv.bias, stride=stride)
+    (theirs,) = torch.autograd.grad(y.square().sum(), conv.conv.weight)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_two_streams_through_one_module_do_not_meet():

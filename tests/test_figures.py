@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,9 +12,16 @@ from telucodec.errors import TelucodecError
 from telucodec.evaluate.report import Row, to_json_lines
 
 ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("quality_table", ROOT / "benchmarks" / "quality_table.py")
-tables = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tables)
+
+
+def benchmark(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tables, plot = benchmark("quality_table"), benchmark("loss_plot")
 
 
 def make_row(system, value, **changes):
@@ -82,3 +90,18 @@ def test_the_command_stores_figures_and_anchors_and_rewrites_the_pages(tmp_path,
     stored = json.loads((tmp_path / "anchors.json").read_text())
     assert stored["origin"] == "a test"
     assert stored["groups"][0]["figures"]["visqol"][0] == 3.1
+
+
+def test_the_drawing_of_losses_places_better_figures_higher():
+    rows = [
+        {"loss": loss, "method": method, "pesq_wb": 2.5 - loss * fall, "stoi": 0.9 - loss * fall}
+        for method, fall in (("concealment", 1.0), ("repeat last", 2.0), ("silence", 4.0))
+        for loss in (0.0, 0.1)
+    ]
+    root = ElementTree.fromstring(plot.drawing(rows))
+    lines = [line.get("points").split() for line in root.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert len(lines) == 2 * 3
+    ends = [float(points[-1].split(",")[1]) for points in lines]  # y grows downward
+    assert ends[0] < ends[1] < ends[2]
+    assert ends[3] < ends[4] < ends[5]
+    assert len({points[0] for points in lines[:3]}) == 1

@@ -65,6 +65,26 @@ def test_the_value_is_the_sum_of_the_codewords_that_decode(n_active):
     assert made.codes.shape == (2, Q, L)
 
 
+@pytest.mark.parametrize("n_frames", [0, 1, L])
+def test_errors_are_what_every_stage_leaves_of_each_item(n_frames):
+    quantizer, latents = make(), draw()[..., :n_frames]
+    codes, errors = quantizer.encode_with_errors(latents)
+    assert codes.shape == (2, Q, n_frames)
+    for n_stages in range(Q + 1):
+        left = latents - quantizer.decode(codes[:, :n_stages])
+        torch.testing.assert_close(errors[:, n_stages], left.square().sum(dim=1), rtol=1e-4, atol=1e-6)
+
+
+def test_a_negative_code_adds_nothing():
+    quantizer = make()
+    codes, _ = quantizer.encode_with_errors(draw())
+    ended = codes.clone()
+    ended[1, 2:, 0] = -1
+    latents, shorter = quantizer.decode(ended), quantizer.decode(codes[:, :2])
+    torch.testing.assert_close(latents[1, :, 0], shorter[1, :, 0])
+    torch.testing.assert_close(latents[..., 1:], quantizer.decode(codes)[..., 1:])
+
+
 def test_codes_of_decoded_codes_are_the_codes():
     quantizer = make()
     corners = torch.tensor([-1.0, 1.0])

@@ -3,10 +3,11 @@
 Latents are extrapolated, not samples: the decoder's transform overlaps its frames, so nothing clicks
 where the gap begins or ends. The first lost frames have the magnitudes of the last latents, softer after a
 few. Their signs carry the phase of a lapped transform, and repeating those breaks the pitch; they are taken
-from an encoding of the sound so far, continued by its pitch period. (The magnitudes of that encoding are
-worse than the repeated ones: what was decoded once has lost its finest detail.) What remains after the fade
-has the level of the quietest frames heard so far, so a long gap sounds like the room, not like a
-switched-off line. benchmarks/loss.py compares with repeating and with silence.
+from an encoding of the sound so far, continued by its pitch period, if it has one. (Noise has no phase to
+keep. The magnitudes of that encoding are worse than the repeated ones: what was decoded once has lost its
+finest detail.) What remains after the fade has the level of the quietest frames heard so far, so a long gap
+sounds like the room, not like a switched-off line. benchmarks/loss.py compares with repeating and with
+silence.
 
 The noise is drawn from a generator seeded by the place of the gap: the same stream with the same losses
 always sounds the same.
@@ -24,6 +25,7 @@ FADE = 0.9  # of the magnitude, for each frame after those
 N_SLOW, FAST_FADE = 10, 0.85  # what is lost for longer than this fades by so much more
 N_CONTEXT = 8  # frames of sound that are continued and encoded again for their signs
 PITCH_HZ = (50, 400)  # of the period that continues the sound
+VOICED = 0.7  # correlation of one period with the one before it, from which on there is a pitch
 _MATCH_S = 0.03  # of sound that one period and the one before it are compared over
 ROOM_RISE = 1.01  # per frame: how fast the quietest level follows a room that gets louder
 ROOM_SHARE = 0.7  # of the quietest frames' magnitude in the comfort noise
@@ -91,17 +93,19 @@ def context_samples(hop: int, rate_hz: int) -> int:
     return hop * max(N_CONTEXT, -(-n_searched // hop))
 
 
-def continued(wav: Tensor, n_samples: int, rate_hz: int) -> Tensor:
+def continued(wav: Tensor, n_samples: int, rate_hz: int) -> Tensor | None:
     """``[T + n_samples]``: ``wav`` ``[T]``, at least `context_samples`, and its last pitch period, repeated.
 
     The period is the lag within `PITCH_HZ` at which the end of ``wav`` is most like what came before
-    (normalized correlation); of noise it is whichever happens to fit best.
+    (normalized correlation). None if nothing is as much alike as `VOICED` asks for.
     """
     n_match = round(_MATCH_S * rate_hz)
     longest, shortest = (rate_hz // pitch_hz for pitch_hz in PITCH_HZ)
     ends = wav[-(n_match + longest) :].unfold(0, n_match, 1)[:-shortest]  # [lags, n_match], longest lag first
     target = wav[-n_match:]
     match = ends @ target / (ends.square().sum(dim=1) * target.square().sum() + 1e-12).sqrt()
+    if match.max() < VOICED:
+        return None
     period = longest - int(match.argmax())
     n_periods = -(-n_samples // period)
     return torch.cat([wav, wav[-period:].repeat(n_periods)[:n_samples]])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from telucodec.model.encoder import pass_low_band, start_small
 from telucodec.nn.blocks import UnitStack
-from telucodec.nn.conv import CausalConv1d, CausalConvTranspose1d
+from telucodec.nn.conv import CausalConv1d, CausalConvTranspose1d, Conv1d
 from telucodec.nn.lapped import expand, lapped_synthesis
 
 DecoderState = tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor, tuple[Tensor, ...], Tensor]
@@ -38,12 +38,12 @@ class Decoder(nn.Module):
         self.companding = companding
         self.deep_in = CausalConv1d(latent_dim, width, 3)
         self.units = UnitStack(width, n_units)
-        self.linear_in = nn.Conv1d(latent_dim, hop, 1, bias=False)
-        self.coarse_out = nn.Conv1d(width, hop, 1)
+        self.linear_in = Conv1d(latent_dim, hop, 1, bias=False)
+        self.coarse_out = Conv1d(width, hop, 1)
         self.synthesis = lapped_synthesis(hop)
         self.up = CausalConvTranspose1d(width, fine_width, 2 * ratio, stride=ratio)
         self.fine_units = UnitStack(fine_width, n_fine_units)
-        self.fine_out = nn.Conv1d(fine_width, fine_hop, 1)
+        self.fine_out = Conv1d(fine_width, fine_hop, 1)
         self.fine_synthesis = lapped_synthesis(fine_hop)
         self.output_scale = nn.Parameter(torch.ones(()))
         pass_low_band(self.linear_in)

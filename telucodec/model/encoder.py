@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from telucodec.nn.blocks import UnitStack
-from telucodec.nn.conv import CausalConv1d
+from telucodec.nn.conv import CausalConv1d, Conv1d
 from telucodec.nn.lapped import compress, lapped_analysis
 
 EncoderState = tuple[Tensor, Tensor, tuple[Tensor, ...], Tensor, tuple[Tensor, ...]]
@@ -55,13 +55,13 @@ class Encoder(nn.Module):
         self.companding = companding
         self.analysis = lapped_analysis(hop)
         self.fine_analysis = lapped_analysis(fine_hop)
-        self.fine_in = nn.Conv1d(fine_hop, fine_width, 1)
+        self.fine_in = Conv1d(fine_hop, fine_width, 1)
         self.fine_units = UnitStack(fine_width, n_fine_units)
         self.down = CausalConv1d(fine_width, width, 2 * ratio, stride=ratio)
-        self.coarse_in = nn.Conv1d(hop, width, 1)
+        self.coarse_in = Conv1d(hop, width, 1)
         self.units = UnitStack(width, n_units)
-        self.deep_out = nn.Conv1d(width, latent_dim, 1)
-        self.linear_out = nn.Conv1d(hop, latent_dim, 1, bias=False)
+        self.deep_out = Conv1d(width, latent_dim, 1)
+        self.linear_out = Conv1d(hop, latent_dim, 1, bias=False)
         pass_low_band(self.linear_out)
         start_small(self.deep_out)
 

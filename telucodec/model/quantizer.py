@@ -13,10 +13,18 @@ codewords, so every stage sends its own commitment gradient to the encoder.
 Shapes: B batch, D latent width, L frames, Q codebooks (stages), K codewords per codebook.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from telucodec.nn.packed import Packed, can_pack
+
+Search = Callable[[Tensor], Tensor]
+"""Vectors ``[N, D]`` to the indices ``[N]`` of their nearest codewords."""
 
 
 class Quantized(NamedTuple):
@@ -92,36 +100,47 @@ class ResidualVectorQuantizer(nn.Module):
         """``[B, D, L]`` -> codes ``[B, Q', L]`` int64 of the first ``n_codebooks`` stages (all if None)."""
         return self.encode_with_errors(latents, n_codebooks)[0]
 
-    def norms(self, n_codebooks: int | None = None) -> Tensor:
-        """Squared norms ``[Q', K]`` of the codewords, for callers that encode again and again."""
-        return self.codebooks[:n_codebooks].square().sum(dim=2)
+    def searches(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> list[Search]:
+        """For each of the first ``n_codebooks`` stages (all if None) what finds the nearest codewords.
+
+        For callers that encode again and again: the codebooks must not change in between. ``is_packed``
+        ones are faster for a few frames at a time, where `can_pack` lets them be.
+        """
+        codebooks = self.codebooks.detach()[:n_codebooks]
+        norms = codebooks.square().sum(dim=2)
+        if is_packed and can_pack(codebooks):
+            return [PackedSearch(*stage) for stage in zip(codebooks, norms, strict=True)]
+        stages = zip(codebooks, norms, strict=True)
+        return [partial(nearest, codebook=codebook, norms=norm) for codebook, norm in stages]
 
     def encode_with_errors(
-        self, latents: Tensor, n_codebooks: int | None = None, *, norms: Tensor | None = None
+        self, latents: Tensor, n_codebooks: int | None = None, *, searches: list[Search] | None = None
     ) -> tuple[Tensor, Tensor]:
         """`encode`, and the squared error of each frame after 0 to Q' stages, ``[B, Q' + 1, L]``.
 
-        ``norms`` are those of `norms` for as many stages, and say how many if ``n_codebooks`` is None.
+        ``searches`` are those of `searches` for as many stages, and say how many if ``n_codebooks`` is None.
         """
-        norms = self.norms(n_codebooks) if norms is None else norms
-        residual = latents.float().transpose(1, 2)  # [B, L, D]
-        codes, errors = [], [residual.square().sum(dim=2)]
-        for codebook, norm in zip(self.codebooks, norms, strict=False):
-            codes.append(nearest(residual, codebook, norm))
-            residual = residual - codebook[codes[-1]]
-            errors.append(residual.square().sum(dim=2))
-        return torch.stack(codes, dim=1), torch.stack(errors, dim=1)
+        searches = self.searches(n_codebooks) if searches is None else searches
+        n_items, _, n_frames = latents.shape
+        residual = latents.float().transpose(1, 2).flatten(0, 1)  # [B * L, D]
+        codes, errors = [], [residual.square().sum(dim=1)]
+        for codebook, search in zip(self.codebooks, searches, strict=False):
+            codes.append(search(residual))
+            residual = residual - codebook.index_select(0, codes[-1])
+            errors.append(residual.square().sum(dim=1))
+        found_codes = torch.stack(codes).view(len(codes), n_items, n_frames)
+        found_errors = torch.stack(errors).view(len(errors), n_items, n_frames)
+        return found_codes.transpose(0, 1), found_errors.transpose(0, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, summed coarse first.
+        """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, their sum.
 
         A negative code adds nothing: the frame ends at an earlier stage.
         """
-        total = torch.zeros((), device=codes.device)
-        for stage in range(codes.shape[1]):
-            codewords = self.codebooks[stage][codes[:, stage].clamp_min(0)]  # [B, L, D]
-            total = total + codewords * (codes[:, stage] >= 0)[..., None]
-        return total.transpose(1, 2)
+        n_stages, size = codes.shape[1], self.codebooks.shape[1]
+        first = size * torch.arange(n_stages, device=codes.device)[:, None]  # of each codebook
+        codewords = fn.embedding(codes.clamp_min(0) + first, self.codebooks.flatten(0, 1))  # [B, Q', L, D]
+        return (codewords * (codes >= 0)[..., None]).sum(dim=1).transpose(1, 2)
 
 
 def nearest(vectors: Tensor, codebook: Tensor, norms: Tensor | None = None) -> Tensor:
@@ -130,6 +149,16 @@ def nearest(vectors: Tensor, codebook: Tensor, norms: Tensor | None = None) -> T
     norms = codebook.square().sum(dim=1) if norms is None else norms
     score = torch.addmm(norms, flat, codebook.T, alpha=-2)  # squared distance less |vector|^2
     return score.argmin(dim=1).reshape(vectors.shape[:-1])
+
+
+class PackedSearch:
+    """`nearest` of a few vectors: the codebook is packed with its norms."""
+
+    def __init__(self, codebook: Tensor, norms: Tensor) -> None:
+        self._scores = Packed(codebook, -norms / 2)
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        return self._scores(vectors).argmax(dim=1)
 
 
 def _item_means(difference: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from telucodec.nn.conv import CausalConv1d
+from telucodec.nn.conv import CausalConv1d, Conv1d
 
 
 class ChannelRMSNorm(nn.Module):
@@ -34,7 +34,7 @@ class ResidualUnit(nn.Module):
         super().__init__()
         self.norm = ChannelRMSNorm(channels)
         self.mix = CausalConv1d(channels, channels, kernel_size)
-        self.point = nn.Conv1d(channels, channels, 1)
+        self.point = Conv1d(channels, channels, 1)
         self.scale = nn.Parameter(torch.full((channels, 1), scale))
 
     def initial_state(self, like: Tensor) -> Tensor:
