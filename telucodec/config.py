@@ -144,9 +144,10 @@ class DataConfig:
 class LossConfig:
     """Weight of each loss term; a weight of 0 means that the term is not computed."""
 
-    l1: float = 1.5
+    l1: float = 4.0
     mse: float = 0.0
     rms: float = 4.0
+    range: float = 4.0
     stft: float = 0.0
     mel: float = 8.0
     spectrum: float = 5.0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from telucodec.config import LossConfig
-from telucodec.train.losses import ReconstructionLoss, rms_mismatch
+from telucodec.train.losses import ReconstructionLoss, range_mismatch, rms_mismatch
 
 NAMES = [f.name for f in dataclasses.fields(LossConfig) if f.name != "vq"]
 TERMS = pytest.mark.parametrize("name", NAMES)
@@ -127,3 +127,12 @@ def test_louder_and_softer_by_the_same_step_cost_the_same_rms():
 def test_nothing_is_trained_or_saved_in_a_loss(loss):
     assert list(loss.parameters()) == []
     assert not any(name.startswith(("mel.", "spectrum.")) for name in loss.state_dict())
+
+
+def test_a_blunt_pulse_of_the_same_level_costs_range_and_no_rms():
+    sharp, blunt = torch.zeros(1, 1, 1600), torch.zeros(1, 1, 1600)
+    sharp[..., 100::800] = 0.8
+    blunt[..., 100::800] = blunt[..., 101::800] = blunt[..., 102::800] = blunt[..., 103::800] = 0.4
+    assert rms_mismatch(blunt, sharp).item() == pytest.approx(0, abs=1e-5)
+    assert range_mismatch(blunt, sharp).item() == pytest.approx(0.4 / 0.801, rel=1e-4)
+    assert range_mismatch(sharp[..., :50], sharp[..., :50]).item() == 0  # shorter than a frame

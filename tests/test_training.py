@@ -190,6 +190,7 @@ def test_the_total_is_the_sum_of_weights_times_unweighted_terms():
         disturbance=0.0,
         envelope=0.0,
         similarity=0.0,
+        range=0.0,
         average_spectrum=0.0,
         vq=7.0,
     )
@@ -320,6 +321,7 @@ def test_one_clip_is_learned_to_15_db(update):
             disturbance=0.0,
             envelope=0.0,
             similarity=0.0,
+            range=0.0,
             average_spectrum=0.0,
             vq=1.0,
         ),

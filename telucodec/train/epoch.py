@@ -32,6 +32,7 @@ class EpochMeter:
                 "l1",
                 "mse",
                 "rms",
+                "range",
                 "stft",
                 "mel",
                 "spectrum",
