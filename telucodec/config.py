@@ -151,9 +151,9 @@ class LossConfig:
     stft: float = 0.0
     mel: float = 8.0
     spectrum: float = 5.0
-    disturbance: float = 8.0
+    disturbance: float = 12.0
     envelope: float = 6.0
-    similarity: float = 8.0
+    similarity: float = 6.0
     average_spectrum: float = 0.5
     vq: float = 10.0  # the higher, the smaller the latents and the nearer the output scale to 1
 
