@@ -18,6 +18,7 @@ from telucodec.train.budget import Budget
 from telucodec.train.checkpoint import checkpoints, load_checkpoint
 from telucodec.train.data import Corpus
 from telucodec.train.faults import CLASSES, FAULTS, WEIGHTS, spoil_corpus
+from telucodec.train.preflight import trial
 from telucodec.train.preflight.network import check_network
 from telucodec.train.preflight.recordings import check_recordings, look_at
 from telucodec.train.preflight.size import check_memory, check_parameters, parameter_table
@@ -110,6 +111,17 @@ def test_the_bandwidth_of_a_clip_is_where_its_energy_ends():
         spectrum[round(share * len(spectrum)) :] = 0
         wav = 0.1 * torch.fft.irfft(spectrum, n=RATE_HZ)
         assert look_at("x", wav.numpy(), RATE_HZ).bandwidth == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize(("rate", "ids"), [(3e-4, []), (0.0, ["cannot-overfit"])])
+def test_one_batch_has_to_be_learned(corpus, monkeypatch, rate, ids):
+    monkeypatch.setattr(trial, "RATE", rate)
+    config = small({"model": {"quantizer": {"codebook_update": "gradient"}}})
+    assembly, batches = assemble(config), batches_of(config, corpus)
+    initialize_codebooks(assembly, batches, config, n_vectors=1000, n_iterations=1)
+    found, lines = trial.overfit(assembly, config, batches[0])
+    assert [diagnosis.id for diagnosis in found] == ids
+    assert lines[0].startswith("one batch: SNR ")
 
 
 def test_a_parameter_bomb_is_refused_before_it_is_built():

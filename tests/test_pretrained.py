@@ -20,8 +20,7 @@ from telucodec.truncate import truncate_file
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "data" / "clips" / "te-cv-42973999.flac"
-GOLDEN = Path(__file__).parent / "golden" / "te-cv-42973999.codes"  # --kbps 6, written on 2026-11-20
-FIRST_RELEASE = Path(__file__).parent / "golden" / "first-release.codes"  # the same by version 0.1.0
+GOLDEN = Path(__file__).parent / "golden" / "te-cv-42973999.codes"  # --kbps 6, written on 2026-11-21
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +64,21 @@ def test_frames_of_variable_depth_beat_even_ones_by_half_a_decibel_at_3_kbps(shi
 
 def test_a_stream_written_today_decodes_to_the_same_quality(shipped, tmp_path):
     header = read_header(GOLDEN.read_bytes())
-    assert (header.model_id, header.n_codebooks) == (shipped.model_id, 18)
+    assert (header.model_id, header.n_codebooks) == (shipped.model_id, 24)
     report = decode_file(shipped, GOLDEN, tmp_path / "a.wav", is_strict=True)
     assert report.summary.damages == ()
-    assert snr_of(shipped, tmp_path / "a.wav") == pytest.approx(14.59, abs=0.05)
+    assert snr_of(shipped, tmp_path / "a.wav") == pytest.approx(15.43, abs=0.05)
 
 
-def test_a_stream_of_the_first_release_is_read_whole_and_refused_by_the_name_of_its_weights(
-    shipped, tmp_path
+@pytest.mark.parametrize(("name", "weights"), [("first", "fd7c0d4cf3ee2cb3"), ("second", "596251d880c27480")])
+def test_streams_of_earlier_releases_are_read_whole_and_refused_by_the_name_of_their_weights(
+    shipped, tmp_path, name, weights
 ):
-    summary = summarize(FIRST_RELEASE.read_bytes())
+    path = GOLDEN.with_name(f"{name}-release.codes")  # the same clip at the same rate by 0.1.0 and 0.2.0
+    summary = summarize(path.read_bytes())
     assert (summary.damages, summary.n_packets, summary.n_samples) == ((), 7, 50_240)
-    with pytest.raises(ModelError, match="fd7c0d4cf3ee2cb3"):
-        decode_file(shipped, FIRST_RELEASE, tmp_path / "a.wav")
+    with pytest.raises(ModelError, match=weights):
+        decode_file(shipped, path, tmp_path / "a.wav")
 
 
 def test_each_stage_lowers_the_error_of_the_clip(shipped):
@@ -85,7 +86,7 @@ def test_each_stage_lowers_the_error_of_the_clip(shipped):
     codes = shipped.encode(wav[None])
     errors = [
         (shipped.decode(codes[:, :stages], n_samples=wav.shape[-1])[0] - wav).square().mean().item()
-        for stages in (1, 2, 4, 8, 12, 18)
+        for stages in (1, 2, 4, 8, 12, 18, 24)
     ]
     assert errors == sorted(errors, reverse=True)
 

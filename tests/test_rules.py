@@ -43,7 +43,7 @@ ILL = {  # id -> what the readings turn into
     "output-saturated": lambda step: {"range_ratio": 2.1},
     "dc-offset": lambda step: {"output_dc": 0.03},
     "silent-plateau": lambda step: {"snr_db": 0.1, "total": 2.5},
-    "latents-grow": lambda step: {"output_scale": 0.005},
+    "latents-grow": lambda step: {"output_scale": 0.002},
     "non-finite": lambda step: {"bad_in_a_row": 3.0},
     "loss-explosion": lambda step: {"total": 9.0},
     "learning-rate-high": lambda step: {"total": 5.5, "snr_db": 1.0},

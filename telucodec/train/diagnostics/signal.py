@@ -12,7 +12,7 @@ QUIET, SUNK = 0.3, 0.5  # range ratio: healthy readings are 0.67 to 1.1
 LOUD = 1.7
 OFFSET = 0.01  # of full scale; healthy: below 0.0015
 FLAT_SNR_DB, FLAT_LOSS = 0.5, 0.02
-SMALL_SCALE = 0.01  # healthy runs of 10,500 steps end at 0.03
+SMALL_SCALE = 0.003  # healthy runs end between 0.01 and 1
 
 
 def collapsed(history: History, patience: int) -> Evidence | None:

@@ -15,7 +15,10 @@ from telucodec.train.preflight.network import weighted_terms
 
 N_ITEMS = 2  # of the batch that is learned by heart
 RATE = 3e-4  # at 1e-3 published recipes lose SNR on that batch before they gain it
-GAIN_DB = 0.3  # SNR that a batch must gain; healthy: 0.6 and more, the less the better the start was
+GAIN_DB, FALL = (
+    0.3,
+    0.1,
+)  # SNR that a batch must gain, or the share of its loss that it must lose: either will do
 RISEN = 1.5  # times the loss of the first steps; healthy: 0.9 to 1.2
 
 
@@ -32,11 +35,15 @@ def overfit(assembly: Assembly, config: Config, wav: Tensor) -> tuple[list[Diagn
     wav = wav[:N_ITEMS].to(assembly.fabric.device)
     steps = [train_step(assembly.fabric, assembly.trainee, assembly.loss, trial, wav) for _ in range(n_steps)]
     snr = [step.terms["snr_db"].item() for step in steps]
-    start, end = snr[0], statistics.median(snr[-3:])
-    lines = [f"one batch: SNR {start:.1f} -> {end:.1f} dB in {n_steps} steps"]
-    if end - start >= GAIN_DB:
+    loss = [step.terms["total"].item() for step in steps]
+    start, end, left = snr[0], statistics.median(snr[-3:]), statistics.median(loss[-3:]) / loss[0]
+    lines = [f"one batch: SNR {start:.1f} -> {end:.1f} dB, loss x {left:.2f} in {n_steps} steps"]
+    if end - start >= GAIN_DB or left <= 1 - FALL:
         return [], lines
-    evidence = {"SNR before dB": start, "SNR after dB": end, "expected gain dB": GAIN_DB}
+    evidence = {
+        "SNR before dB": start, "SNR after dB": end, "expected gain dB": GAIN_DB,
+        "loss left": left, "expected at most": 1 - FALL,
+    }  # fmt: skip
     return [diagnose("cannot-overfit", 0, evidence)], lines
 
 
