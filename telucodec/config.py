@@ -28,6 +28,7 @@ class QuantizerConfig:
 
     n_codebooks: int = 24  # Q
     codebook_size: int = 1024  # K, a power of two
+    search_width: int = 4  # paths kept from stage to stage when codes are chosen; 1 is greedy, and fastest
     codebook_update: str = (
         "ema"  # how codewords learn: "ema" of their vectors, or "gradient" of the codebook loss
     )
@@ -45,6 +46,7 @@ class QuantizerConfig:
             size,
             "a power of two <= 65536",
         )
+        _require(self.search_width >= 1, "quantizer.search_width", self.search_width, "at least 1")
         _require(update in ("ema", "gradient"), "quantizer.codebook_update", update, '"ema" or "gradient"')
         _require(0 <= self.dropout <= 1, "quantizer.dropout", self.dropout, "a share from 0 to 1")
         _require(0 < self.ema_decay < 1, "quantizer.ema_decay", self.ema_decay, "a number between 0 and 1")

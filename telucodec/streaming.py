@@ -91,7 +91,8 @@ class StreamEncoder:
         self._codec = codec
         is_live = frames_per_packet < FILE_FRAMES
         self._encoder = packed(codec.encoder) if is_live else codec.encoder
-        self._searches = codec.quantizer.searches(plan.n_codebooks, is_packed=is_live)
+        self._stages = codec.quantizer.fits(plan.n_codebooks, is_packed=is_live)
+        self._search_width = 1 if is_live else None
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
         self._is_held = is_held and plan.kbps is not None
         self._allocator = build_allocator(config, codec.folder, coder, plan, is_held=self._is_held)
@@ -208,7 +209,9 @@ class StreamEncoder:
         """Codes and errors of the next whole frames, ``[L * hop]``."""
         wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
         latents, self._state = self._encoder.step(wav, self._state)
-        codes, errors = self._codec.quantizer.encode_with_errors(latents, searches=self._searches)
+        codes, errors = self._codec.quantizer.encode_with_errors(
+            latents, stages=self._stages, search_width=self._search_width
+        )
         return Frames(codes[0].cpu().numpy().astype(np.uint16), errors[0].cpu().numpy())
 
 

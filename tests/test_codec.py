@@ -1,5 +1,6 @@
 """The codec as a whole: lengths, streaming, prefixes of stages, and weights on disk."""
 
+import hashlib
 import json
 
 import pytest
@@ -21,6 +22,7 @@ from telucodec.model.codec import (
     load_codec,
     save_codec,
 )
+from telucodec.model.decoder import N_SIGNED, random_signs
 
 HOP = 16
 SMALL = ModelConfig(
@@ -157,14 +159,36 @@ def test_an_item_alone_has_the_codes_it_has_in_a_batch():
     assert torch.equal(alone, codec.encode(wav))
 
 
-def test_fewer_codebooks_are_a_prefix_and_every_prefix_decodes():
+def test_fewer_codebooks_are_a_prefix_of_a_greedy_search_and_every_prefix_decodes():
     codec, wav = make(), noise(1, 1, 6 * HOP)
+    codec.quantizer.search_width = 1
     codes = codec.encode(wav)
     for n in range(1, 5):
         assert torch.equal(codec.encode(wav, n_codebooks=n), codes[:, :n])
         estimate = codec.decode(codes[:, :n], n_samples=6 * HOP)
         trained = codec(wav, torch.tensor([n])).wav
         torch.testing.assert_close(estimate, trained, rtol=0, atol=1e-5)
+
+
+def test_signs_of_the_upper_half_of_the_fine_path_are_random_and_the_same_on_every_machine():
+    signs = random_signs(40, 8)
+    assert signs.shape == (N_SIGNED, 40, 8)
+    assert (signs[:, :20] == 1).all()
+    assert (signs[:, 20:].abs() == 1).all()
+    assert signs[:, 20:].mean().abs() < 0.01
+    ones = (signs[:, 20:] < 0).to(torch.uint8).numpy().tobytes()
+    assert hashlib.sha256(ones).hexdigest()[:16] == "beeaf4b04f54001c"
+
+
+def test_a_steady_hiss_does_not_repeat_from_frame_to_frame():
+    decoder = build_codec(ModelConfig()).decoder
+    with torch.no_grad():
+        decoder.fine_out.bias.fill_(0.3)
+        frames = decoder(torch.zeros(1, 128, 40))[0, 0].view(40, 320)[20:]
+    spectra = torch.fft.rfft(frames)
+    hiss, tone = torch.fft.irfft(spectra[:, 90:]), torch.fft.irfft(spectra[:, :70])
+    likeness = [float(torch.corrcoef(part).fill_diagonal_(0).abs().max()) for part in (hiss, tone)]
+    assert likeness[0] < 0.5 < 0.99 < likeness[1]
 
 
 @pytest.mark.parametrize("n_codebooks", [-1, 0, 5])

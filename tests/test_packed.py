@@ -61,16 +61,16 @@ def test_weights_that_would_be_rounded_are_not_packed():
 
 
 @torch.inference_mode()
-def test_packed_searches_find_the_same_codewords():
+def test_packed_codebooks_give_the_same_codes():
     torch.manual_seed(0)
     quantizer = ResidualVectorQuantizer(n_codebooks=3, codebook_size=64, latent_dim=24, update="ema")
     quantizer.half().float()
     latents = 0.1 * torch.randn(2, 24, 5)
     plain, fast = (
-        quantizer.encode_with_errors(latents, searches=quantizer.searches(2, is_packed=is_packed))
+        quantizer.encode_with_errors(latents, stages=quantizer.fits(2, is_packed=is_packed))
         for is_packed in (False, True)
     )
-    assert type(quantizer.searches(is_packed=True)[0]) is not type(quantizer.searches()[0])
+    assert type(quantizer.fits(is_packed=True)[0]) is not type(quantizer.fits()[0])
     assert plain[0].shape == (2, 2, 5)
     assert torch.equal(plain[0], fast[0])
     torch.testing.assert_close(plain[1], fast[1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from telucodec.model.quantizer import ResidualVectorQuantizer, nearest
+from telucodec.model.quantizer import ResidualVectorQuantizer
 
 Q, K, D, L = 6, 16, 5, 3
 STAGES = pytest.mark.parametrize("n_active", [1, 4, Q], ids=["1-stage", "4-stages", "all-stages"])
@@ -94,14 +94,6 @@ def test_codes_of_decoded_codes_are_the_codes():
         quantizer.codebooks[:, :, :4] = grid * 0.1 ** torch.arange(Q)[:, None, None]
     codes = torch.randint(K, (2, 4, L), generator=torch.Generator().manual_seed(0))
     assert torch.equal(quantizer.encode(quantizer.decode(codes), 4), codes)
-
-
-def test_the_nearest_codeword_is_chosen_and_the_lowest_index_on_a_tie():
-    torch.manual_seed(0)
-    vectors, codebook = torch.randn(2, 7, D), torch.randn(K, D)
-    assert torch.equal(nearest(vectors, codebook), torch.cdist(vectors, codebook).argmin(dim=-1))
-    twins = torch.tensor([[3.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    assert nearest(torch.tensor([[1.0, 0.0]]), twins).tolist() == [1]
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])

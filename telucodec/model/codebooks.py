@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from telucodec.model.quantizer import ResidualVectorQuantizer, nearest
+from telucodec.model.quantizer import ResidualVectorQuantizer
+from telucodec.model.search import nearest
 
 
 @dataclass(frozen=True, slots=True)

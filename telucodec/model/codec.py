@@ -57,6 +57,7 @@ class Codec(nn.Module):
             codebook_size=config.quantizer.codebook_size,
             latent_dim=config.latent_dim,
             update=config.quantizer.codebook_update,
+            search_width=config.quantizer.search_width,
         )
         self.decoder = Decoder(**shape, n_units=config.n_decoder_units, companding=config.companding)
 

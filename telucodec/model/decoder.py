@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, L frames, D latent width.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +12,9 @@ from telucodec.nn.blocks import UnitStack
 from telucodec.nn.conv import CausalConv1d, CausalConvTranspose1d, Conv1d
 from telucodec.nn.lapped import expand, lapped_synthesis
 
-DecoderState = tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor, tuple[Tensor, ...], Tensor]
+DecoderState = tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor, tuple[Tensor, ...], Tensor, Tensor]
+
+N_SIGNED = 500  # frames after which the random signs repeat
 
 
 class Decoder(nn.Module):
@@ -19,7 +22,13 @@ class Decoder(nn.Module):
 
     ``output_scale`` starts at 1.0 and multiplies before tanh: amplitude has a parameter of its
     own, and no scale can push the output past full scale.
+
+    Codes tell how loud a hiss is, not its signs, and the network would make the same pattern in every
+    frame, which buzzes at the frame rate. So the upper half of the fine path's coefficients (from a
+    quarter of the sample rate) takes its signs from a fixed random table.
     """
+
+    signs: Tensor
 
     def __init__(
         self,
@@ -46,6 +55,7 @@ class Decoder(nn.Module):
         self.fine_out = Conv1d(fine_width, fine_hop, 1)
         self.fine_synthesis = lapped_synthesis(fine_hop)
         self.output_scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("signs", random_signs(fine_hop, ratio), persistent=False)
         pass_low_band(self.linear_in)
         start_small(self.coarse_out)
         start_small(self.fine_out)
@@ -59,6 +69,7 @@ class Decoder(nn.Module):
             self.up.initial_state(like),
             self.fine_units.initial_state(like),
             self.fine_synthesis.initial_state(like),
+            torch.zeros(len(like), dtype=torch.int64, device=like.device),  # number of the next frame
         )
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -67,7 +78,7 @@ class Decoder(nn.Module):
 
     def step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Frames ``[B, D, L]``; returns ``([B, 1, L * hop], next_state)``."""
-        in_state, units_state, coarse_state, up_state, fine_units_state, fine_state = state
+        in_state, units_state, coarse_state, up_state, fine_units_state, fine_state, place = state
         x, in_state = self.deep_in.step(latents, in_state)  # [B, width, L]
         x, units_state = self.units.step(x, units_state)
         coarse = expand(self.linear_in(latents) + self.coarse_out(x), self.companding)  # [B, hop, L]
@@ -75,6 +86,27 @@ class Decoder(nn.Module):
         x, up_state = self.up.step(x, up_state)  # [B, fine_width, L * ratio]
         x, fine_units_state = self.fine_units.step(x, fine_units_state)
         fine = expand(self.fine_out(x), self.companding)  # [B, fine_hop, L * ratio]
-        fine_wav, fine_state = self.fine_synthesis.step(fine, fine_state)
+        signs, place = self._next_signs(place, latents.shape[-1])
+        fine_wav, fine_state = self.fine_synthesis.step(fine * signs, fine_state)
         wav = torch.tanh(self.output_scale * (wav + fine_wav))
-        return wav, (in_state, units_state, coarse_state, up_state, fine_units_state, fine_state)
+        return wav, (in_state, units_state, coarse_state, up_state, fine_units_state, fine_state, place)
+
+    def _next_signs(self, place: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:
+        """``[B, fine_hop, n_frames * ratio]`` from frame ``place`` ``[B]`` on, and the place after them."""
+        places = (place[:, None] + torch.arange(n_frames, device=place.device)) % N_SIGNED
+        signs = self.signs[places]  # [B, n_frames, fine_hop, ratio]
+        return signs.transpose(1, 2).flatten(2), (place + n_frames) % N_SIGNED
+
+
+def random_signs(fine_hop: int, ratio: int) -> Tensor:
+    """``[N_SIGNED, fine_hop, ratio]``: ones for the lower half of the coefficients, then 1 or -1.
+
+    The same on every machine: numpy promises the bits of its generators, not what is drawn from them.
+    """
+    n_signed = fine_hop - fine_hop // 2
+    n_bits = N_SIGNED * n_signed * ratio
+    raw = np.random.PCG64(0).random_raw(-(-n_bits // 64)).astype("<u8").view(np.uint8)
+    bits = torch.from_numpy(np.unpackbits(raw, count=n_bits)).view(N_SIGNED, n_signed, ratio)
+    signs = torch.ones(N_SIGNED, fine_hop, ratio)
+    signs[:, fine_hop // 2 :] -= 2.0 * bits
+    return signs

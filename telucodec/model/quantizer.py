@@ -13,18 +13,14 @@ codewords, so every stage sends its own commitment gradient to the encoder.
 Shapes: B batch, D latent width, L frames, Q codebooks (stages), K codewords per codebook.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from telucodec.nn.packed import Packed, can_pack
-
-Search = Callable[[Tensor], Tensor]
-"""Vectors ``[N, D]`` to the indices ``[N]`` of their nearest codewords."""
+from telucodec.model.search import Fit, fits, search
 
 
 class Quantized(NamedTuple):
@@ -44,10 +40,14 @@ class ResidualVectorQuantizer(nn.Module):
     Args:
         update: ``"gradient"`` makes the codebooks a parameter that the codebook loss trains;
             ``"ema"`` makes them a buffer that `telucodec.model.codebooks` moves.
+        search_width: paths that the search for codes keeps open, see `telucodec.model.search`.
     """
 
-    def __init__(self, *, n_codebooks: int, codebook_size: int, latent_dim: int, update: str) -> None:
+    def __init__(
+        self, *, n_codebooks: int, codebook_size: int, latent_dim: int, update: str, search_width: int = 1
+    ) -> None:
         super().__init__()
+        self.search_width = search_width
         codebooks = 0.1 * torch.randn(n_codebooks, codebook_size, latent_dim)
         if update == "gradient":
             self.codebooks = nn.Parameter(codebooks)
@@ -72,11 +72,11 @@ class ResidualVectorQuantizer(nn.Module):
         total = torch.zeros_like(x)
         energy = x.detach().square().sum().clamp_min(1e-12)
         codebook_loss = commitment_loss = x.new_zeros(())
-        codes, shares = [], []
+        codes = self.encode(latents.detach())
+        shares = []
         for stage in range(n_stages):
             is_active = (n_active > stage).to(x.dtype)  # [B]
-            codes.append(nearest(residual.detach(), self.codebooks[stage].detach()))
-            codewords = self.codebooks[stage][codes[-1]]  # [B, L, D]
+            codewords = self.codebooks[stage][codes[:, stage]]  # [B, L, D]
             weight = is_active / (n_active * n_items)  # each item's mean over its own active stages
             codebook_loss = codebook_loss + _item_means(codewords - residual.detach()) @ weight
             commitment_loss = commitment_loss + _item_means(residual - codewords.detach()) @ weight
@@ -89,7 +89,7 @@ class ResidualVectorQuantizer(nn.Module):
             shares.append(residual.detach().square().sum() / energy)
         return Quantized(
             latents=total.transpose(1, 2),
-            codes=torch.stack(codes, dim=1),
+            codes=codes,
             n_active=n_active,
             codebook_loss=codebook_loss,
             commitment_loss=commitment_loss,
@@ -98,39 +98,44 @@ class ResidualVectorQuantizer(nn.Module):
 
     def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """``[B, D, L]`` -> codes ``[B, Q', L]`` int64 of the first ``n_codebooks`` stages (all if None)."""
-        return self.encode_with_errors(latents, n_codebooks)[0]
+        return self._codes(latents.float(), self.fits(n_codebooks), self.search_width)
 
-    def searches(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> list[Search]:
-        """For each of the first ``n_codebooks`` stages (all if None) what finds the nearest codewords.
+    def fits(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> list[Fit]:
+        """`telucodec.model.search.fits` of the first ``n_codebooks`` stages (all if None).
 
-        For callers that encode again and again: the codebooks must not change in between. ``is_packed``
-        ones are faster for a few frames at a time, where `can_pack` lets them be.
+        For callers that encode again and again.
         """
-        codebooks = self.codebooks.detach()[:n_codebooks]
-        norms = codebooks.square().sum(dim=2)
-        if is_packed and can_pack(codebooks):
-            return [PackedSearch(*stage) for stage in zip(codebooks, norms, strict=True)]
-        stages = zip(codebooks, norms, strict=True)
-        return [partial(nearest, codebook=codebook, norms=norm) for codebook, norm in stages]
+        return fits(self.codebooks.detach()[:n_codebooks], is_packed=is_packed)
 
     def encode_with_errors(
-        self, latents: Tensor, n_codebooks: int | None = None, *, searches: list[Search] | None = None
+        self,
+        latents: Tensor,
+        n_codebooks: int | None = None,
+        *,
+        stages: Sequence[Fit] | None = None,
+        search_width: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`encode`, and the squared error of each frame after 0 to Q' stages, ``[B, Q' + 1, L]``.
 
-        ``searches`` are those of `searches` for as many stages, and say how many if ``n_codebooks`` is None.
+        Args:
+            stages: of `fits`, for as many stages; they say how many if ``n_codebooks`` is None.
+            search_width: in place of the quantizer's own.
         """
-        searches = self.searches(n_codebooks) if searches is None else searches
-        n_items, _, n_frames = latents.shape
-        residual = latents.float().transpose(1, 2).flatten(0, 1)  # [B * L, D]
-        codes, errors = [], [residual.square().sum(dim=1)]
-        for codebook, search in zip(self.codebooks, searches, strict=False):
-            codes.append(search(residual))
-            residual = residual - codebook.index_select(0, codes[-1])
+        stages = self.fits(n_codebooks) if stages is None else stages
+        width = self.search_width if search_width is None else search_width
+        residual = latents.float()
+        codes = self._codes(residual, stages, width)
+        errors = [residual.square().sum(dim=1)]
+        for codebook, chosen in zip(self.codebooks, codes.unbind(dim=1), strict=False):
+            residual = residual - fn.embedding(chosen, codebook).transpose(1, 2)
             errors.append(residual.square().sum(dim=1))
-        found_codes = torch.stack(codes).view(len(codes), n_items, n_frames)
-        found_errors = torch.stack(errors).view(len(errors), n_items, n_frames)
-        return found_codes.transpose(0, 1), found_errors.transpose(0, 1)
+        return codes, torch.stack(errors, dim=1)
+
+    def _codes(self, latents: Tensor, stages: Sequence[Fit], width: int) -> Tensor:
+        n_items, dim, n_frames = latents.shape
+        vectors = latents.transpose(1, 2).reshape(-1, dim)
+        codes = search(vectors, self.codebooks.detach(), stages, width)  # [Q', B * L]
+        return codes.view(len(codes), n_items, n_frames).transpose(0, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, their sum.
@@ -141,24 +146,6 @@ class ResidualVectorQuantizer(nn.Module):
         first = size * torch.arange(n_stages, device=codes.device)[:, None]  # of each codebook
         codewords = fn.embedding(codes.clamp_min(0) + first, self.codebooks.flatten(0, 1))  # [B, Q', L, D]
         return (codewords * (codes >= 0)[..., None]).sum(dim=1).transpose(1, 2)
-
-
-def nearest(vectors: Tensor, codebook: Tensor, norms: Tensor | None = None) -> Tensor:
-    """Index of the nearest of ``[K, D]`` codewords, of squared ``norms`` ``[K]``, to each of ``[..., D]``."""
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    norms = codebook.square().sum(dim=1) if norms is None else norms
-    score = torch.addmm(norms, flat, codebook.T, alpha=-2)  # squared distance less |vector|^2
-    return score.argmin(dim=1).reshape(vectors.shape[:-1])
-
-
-class PackedSearch:
-    """`nearest` of a few vectors: the codebook is packed with its norms."""
-
-    def __init__(self, codebook: Tensor, norms: Tensor) -> None:
-        self._scores = Packed(codebook, -norms / 2)
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        return self._scores(vectors).argmax(dim=1)
 
 
 def _item_means(difference: Tensor) -> Tensor:
