@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from telucodec.audio import read_audio
 from telucodec.cli import app
 from telucodec.evaluate import anchors
 from telucodec.evaluate.audition import audition, choose_clips, codes_of
@@ -50,10 +51,9 @@ def test_what_is_heard_is_what_was_measured(codec, tmp_path, write_noise):
 def test_the_codes_shown_are_those_in_the_stream(codec, tmp_path, write_noise):
     source = write_noise(tmp_path / "a.wav", 16_000)
     encode_file(codec, source, tmp_path / "a.codes", options=EncodeOptions(n_codebooks=3))
-    encode_file(codec, source, tmp_path / "b.codes", options=EncodeOptions(n_codebooks=1))
-    codes = codes_of(codec, tmp_path / "a.codes")
-    assert codes.shape == (3, 51)
-    np.testing.assert_array_equal(codes[:1], codes_of(codec, tmp_path / "b.codes"))
+    wav, _ = read_audio(source, codec.config.sample_rate_hz)
+    expected = codec.encode(wav[None], n_codebooks=3)[0]
+    np.testing.assert_array_equal(codes_of(codec, tmp_path / "a.codes"), expected)
 
 
 def test_the_command_writes_a_page_and_replaces_none_unasked(tmp_path, model_folder, write_noise):
