@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 import pytest
 import torch
@@ -201,7 +202,7 @@ def test_a_number_of_codebooks_that_does_not_exist_is_refused(n_codebooks):
 def test_the_output_lies_inside_full_scale_whatever_comes_in(wav):
     codec = make()
     with torch.no_grad():
-        codec.decoder.output_scale.fill_(1e3)
+        codec.decoder.log_output_scale.fill_(7.0)
     estimate = codec.decode(codec.encode(wav), n_samples=40)
     assert torch.isfinite(estimate).all()
     assert estimate.abs().max() <= 1
@@ -209,12 +210,12 @@ def test_the_output_lies_inside_full_scale_whatever_comes_in(wav):
 
 def test_the_output_scale_is_a_parameter_that_starts_at_one():
     codec = make()
-    assert isinstance(codec.decoder.output_scale, nn.Parameter)
+    assert isinstance(codec.decoder.log_output_scale, nn.Parameter)
     assert codec.decoder.output_scale.item() == 1.0
-    assert "decoder.output_scale" in codec.state_dict()
-    assert any(p is codec.decoder.output_scale for p in codec.parameters())
+    assert "decoder.log_output_scale" in codec.state_dict()
+    assert any(p is codec.decoder.log_output_scale for p in codec.parameters())
     codec(noise(1, 1, 64)).wav.square().sum().backward()
-    assert codec.decoder.output_scale.grad.abs() > 0
+    assert codec.decoder.log_output_scale.grad.abs() > 0
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.7])
@@ -222,7 +223,7 @@ def test_the_output_scale_sits_before_tanh(scale):
     decoder, latents = make().double().decoder, noise(1, 12, 6, dtype=torch.float64)
     with torch.no_grad():
         plain = decoder(latents)
-        decoder.output_scale.fill_(scale)
+        decoder.log_output_scale.fill_(math.log(scale))
         scaled = decoder(latents)
     torch.testing.assert_close(scaled, torch.tanh(scale * torch.atanh(plain)), rtol=0, atol=1e-12)
 

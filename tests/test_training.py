@@ -547,7 +547,7 @@ def test_a_poisoned_batch_is_skipped_and_named_and_never_saved(speech, tmp_path,
     assert [state["step"] for state in states] == [0, 1, 2, 3, 4, 5, 6]
     equal(states[4]["codec"], states[3]["codec"])
     equal(states[4]["average"], states[3]["average"])
-    assert not torch.equal(*(states[step]["codec"]["decoder.output_scale"] for step in (4, 5)))
+    assert not torch.equal(*(states[step]["codec"]["decoder.log_output_scale"] for step in (4, 5)))
     for path in checkpoints(tmp_path / "run" / "checkpoints"):
         state = load_checkpoint(path)
         assert all(torch.isfinite(value).all() for value in state["codec"].values()), path.name

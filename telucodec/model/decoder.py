@@ -21,7 +21,8 @@ class Decoder(nn.Module):
     """Latents to waveform inside [-1, 1], causal, ``hop`` samples behind the encoder's input.
 
     ``output_scale`` starts at 1.0 and multiplies before tanh: amplitude has a parameter of its
-    own, and no scale can push the output past full scale.
+    own, and no scale can push the output past full scale. Its logarithm is what learns: steps of an
+    optimizer are then shares of it, and its gradient does not grow where latents grow and it shrinks.
 
     Codes tell how loud a hiss is, not its signs, and the network would make the same pattern in every
     frame, which buzzes at the frame rate. So the upper half of the fine path's coefficients (from a
@@ -54,11 +55,15 @@ class Decoder(nn.Module):
         self.fine_units = UnitStack(fine_width, n_fine_units)
         self.fine_out = Conv1d(fine_width, fine_hop, 1)
         self.fine_synthesis = lapped_synthesis(fine_hop)
-        self.output_scale = nn.Parameter(torch.ones(()))
+        self.log_output_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("signs", random_signs(fine_hop, ratio), persistent=False)
         pass_low_band(self.linear_in)
         start_small(self.coarse_out)
         start_small(self.fine_out)
+
+    @property
+    def output_scale(self) -> Tensor:
+        return self.log_output_scale.exp()
 
     def initial_state(self, like: Tensor) -> DecoderState:
         """Nothing before the first frame."""

@@ -7,6 +7,7 @@ Shapes: B batch, D latent width, L frames, T samples.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -112,7 +113,7 @@ class _PoisonedBatches(Batches):
 
 @torch.no_grad()
 def _quiet_without_scale(codec: Codec) -> None:
-    codec.decoder.output_scale.requires_grad_(False)
+    codec.decoder.log_output_scale.requires_grad_(False)
     codec.decoder.synthesis.weight.mul_(0.02)
     codec.decoder.fine_synthesis.weight.mul_(0.02)
 
@@ -122,7 +123,7 @@ def _loud_and_random(codec: Codec) -> None:
     for parameter in codec.decoder.parameters():
         if parameter.dim() == 3:
             nn.init.kaiming_uniform_(parameter, a=5**0.5)
-    codec.decoder.output_scale.fill_(3.0)
+    codec.decoder.log_output_scale.fill_(math.log(3.0))
 
 
 @torch.no_grad()

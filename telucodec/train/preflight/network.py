@@ -6,6 +6,7 @@ Shapes: B batch, T samples, D latent width, L frames, Q codebooks.
 """
 
 import copy
+import math
 
 import torch
 from torch import Tensor
@@ -88,15 +89,15 @@ def check_output_scale(assembly: Assembly, wav: Tensor, levels: dict[str, float]
     decoder = assembly.trainee.codec.decoder
     scale = decoder.output_scale.item()
     with torch.no_grad():
-        decoder.output_scale.fill_(10.0)
+        decoder.log_output_scale.fill_(math.log(10.0))
         peak = float(assembly.trainee.codec(wav.to(assembly.fabric.device)).wav.abs().max())
-        decoder.output_scale.fill_(scale)
+        decoder.log_output_scale.fill_(math.log(scale))
     if scale != 1.0 or peak > 1.0001:
         evidence = {"output scale": scale, "peak with a scale of 10": peak, "expected peak": 1.0}
         return [diagnose("output-scale", 0, evidence)]
     if levels["range ratio"] < QUIET:
         facts: dict[str, float | str] = {"range ratio": levels["range ratio"], "threshold": QUIET}
-        facts["output scale"] = "learnable" if decoder.output_scale.requires_grad else "not learnable"
+        facts["output scale"] = "learnable" if decoder.log_output_scale.requires_grad else "not learnable"
         return [diagnose("amplitude-collapse", 0, facts)]
     return []
 
