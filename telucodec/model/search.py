@@ -10,9 +10,11 @@ Shapes: N vectors, D latent width, Q codebooks, K codewords, W paths kept.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as fn
 
 from telucodec.nn.packed import Packed, can_pack
 
@@ -31,7 +33,7 @@ def fits(codebooks: Tensor, *, is_packed: bool = False) -> list[Fit]:
     pairs = list(zip(codebooks, offsets, strict=True))
     if is_packed and can_pack(codebooks):
         return [Packed(codebook, offset) for codebook, offset in pairs]
-    return [_plain(codebook, offset) for codebook, offset in pairs]
+    return [partial(fn.linear, weight=codebook, bias=offset) for codebook, offset in pairs]
 
 
 def search(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: int) -> Tensor:
@@ -48,10 +50,6 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest of ``[K, D]`` codewords to each of ``[..., D]``, the lowest on a tie."""
     (fit,) = fits(codebook[None])
     return fit(vectors.reshape(-1, vectors.shape[-1])).argmax(dim=1).reshape(vectors.shape[:-1])
-
-
-def _plain(codebook: Tensor, offset: Tensor) -> Fit:
-    return lambda vectors: torch.addmm(offset, vectors, codebook.T)
 
 
 def _greedy(residual: Tensor, codebooks: Tensor, stages: Sequence[Fit]) -> Tensor:
