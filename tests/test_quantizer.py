@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from telucodec.model.quantizer import ResidualVectorQuantizer
+from telucodec.model.quantizer import ResidualVectorQuantizer, spread
 
 Q, K, D, L = 6, 16, 5, 3
 STAGES = pytest.mark.parametrize("n_active", [1, 4, Q], ids=["1-stage", "4-stages", "all-stages"])
@@ -63,6 +63,23 @@ def test_the_value_is_the_sum_of_the_codewords_that_decode(n_active):
     torch.testing.assert_close(made.latents, quantizer.decode(codes), rtol=0, atol=1e-6)
     assert torch.equal(made.codes[:, :n_active], codes)
     assert made.codes.shape == (2, Q, L)
+
+
+def test_stages_are_spread_to_where_they_take_off_most():
+    loud, quiet, late = [16.0, 8.0, 4.0, 2.0, 1.0], [1.0, 0.5, 0.25, 0.12, 0.06], [9.0, 8.9, 1.0, 0.9, 0.8]
+    errors = torch.tensor([loud, quiet, late]).T.expand(3, 5, 3)
+    assert spread(errors, torch.tensor([1, 2, 4])).tolist() == [[1, 1, 1], [3, 1, 2], [4, 4, 4]]
+
+
+def test_spread_stages_keep_an_exact_gradient_and_the_value_that_decodes():
+    quantizer, latents = make(), draw(1)
+    latents[..., 0] *= 0.1  # a quiet frame
+    made = quantizer(latents, torch.tensor([3]), is_spread=True)
+    assert made.n_active[0, 0] < made.n_active[0].max()
+    ended = torch.where(torch.arange(Q)[:, None] < made.n_active[:, None], made.codes, -1)
+    torch.testing.assert_close(made.latents, quantizer.decode(ended), rtol=0, atol=1e-6)
+    matrix = jacobian(lambda x: quantizer(x, torch.tensor([3]), is_spread=True).latents, latents)
+    assert torch.equal(matrix.reshape(D * L, D * L), torch.eye(D * L))
 
 
 @pytest.mark.parametrize("n_frames", [0, 1, L])

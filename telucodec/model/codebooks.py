@@ -75,21 +75,19 @@ class CodebookLearner(nn.Module):
         Args:
             latents: ``[B, D, L]``, the quantizer's input.
             codes: ``[B, Q, L]``, what it chose.
-            n_active: ``[B]``; stages an item did not use learn nothing from it.
+            n_active: ``[B]`` or ``[B, L]``; stages an item or a frame did not use learn nothing from it.
             seed: of the choice of replacements; the same on every process.
             optimizer: whose moments of revived rows are reset; None if it does not train codebooks.
         """
         residual = latents.detach().float().transpose(1, 2)  # [B, L, D]
+        depths = n_active if n_active.dim() == 2 else n_active[:, None].expand(residual.shape[:2])
         is_ema = not isinstance(quantizer.codebooks, nn.Parameter)
         generator = torch.Generator().manual_seed(seed)
         before = quantizer.codebooks.detach().clone()
         n_revived = []
         for stage, codebook in enumerate(quantizer.codebooks.detach()):
-            is_active = n_active > stage
-            vectors, chosen = (
-                residual[is_active].flatten(0, 1),
-                codes[is_active, stage].flatten(),
-            )  # [N, D], [N]
+            is_active = depths > stage  # [B, L]
+            vectors, chosen = residual[is_active], codes[:, stage][is_active]  # [N, D], [N]
             self._count(stage, vectors, chosen)
             if is_ema:
                 codebook.copy_(self.sums[stage] / self.usage[stage].clamp_min(1e-8)[:, None])

@@ -22,13 +22,15 @@ from torch.nn import functional as fn
 
 from telucodec.model.search import Fit, fits, search
 
+N_PRICES = 50  # of a stage that are tried where an item's stages are spread over its frames
+
 
 class Quantized(NamedTuple):
     """What a training step needs to know about one quantization."""
 
     latents: Tensor  # [B, D, L] sum of the active codewords; gradient passes straight through
     codes: Tensor  # [B, Q, L] int64, also for inactive stages
-    n_active: Tensor  # [B] stages used by each item
+    n_active: Tensor  # [B, L] stages used by each frame
     codebook_loss: Tensor  # scalar: codewords to their vectors, mean over active stages
     commitment_loss: Tensor  # scalar: latents to their codewords, mean over active stages
     residual_share: Tensor  # [Q] energy left after each stage over the latents' energy, detached
@@ -58,29 +60,37 @@ class ResidualVectorQuantizer(nn.Module):
     def n_codebooks(self) -> int:
         return self.codebooks.shape[0]
 
-    def forward(self, latents: Tensor, n_active: Tensor | None = None) -> Quantized:
-        """Quantize ``[B, D, L]`` in float32, item ``b`` by its first ``n_active[b]`` stages (None: all)."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return self._quantize(latents.float(), n_active)
+    def forward(
+        self, latents: Tensor, n_active: Tensor | None = None, *, is_spread: bool = False
+    ) -> Quantized:
+        """Quantize ``[B, D, L]`` in float32, item ``b`` by its first ``n_active[b]`` stages (None: all).
 
-    def _quantize(self, latents: Tensor, n_active: Tensor | None) -> Quantized:
-        n_stages, n_items = self.n_codebooks, latents.shape[0]
+        Args:
+            is_spread: ``n_active`` is of the item's mean frame, and frames end as `spread` says.
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._quantize(latents.float(), n_active, is_spread)
+
+    def _quantize(self, latents: Tensor, n_active: Tensor | None, is_spread: bool) -> Quantized:
+        n_stages, n_items, n_frames = self.n_codebooks, latents.shape[0], latents.shape[2]
         if n_active is None:
             n_active = torch.full((n_items,), n_stages, device=latents.device)
+        codes, errors = self.encode_with_errors(latents.detach())
+        depths = spread(errors, n_active) if is_spread else n_active[:, None].expand(-1, n_frames)  # [B, L]
+        n_used = n_items * depths.sum(dim=1, keepdim=True)
         x = latents.transpose(1, 2)  # [B, L, D]
         residual = copied_residual = x
         total = torch.zeros_like(x)
         energy = x.detach().square().sum().clamp_min(1e-12)
         codebook_loss = commitment_loss = x.new_zeros(())
-        codes = self.encode(latents.detach())
         shares = []
         for stage in range(n_stages):
-            is_active = (n_active > stage).to(x.dtype)  # [B]
+            is_active = (depths > stage).to(x.dtype)  # [B, L]
             codewords = self.codebooks[stage][codes[:, stage]]  # [B, L, D]
-            weight = is_active / (n_active * n_items)  # each item's mean over its own active stages
-            codebook_loss = codebook_loss + _item_means(codewords - residual.detach()) @ weight
-            commitment_loss = commitment_loss + _item_means(residual - codewords.detach()) @ weight
-            mask = is_active[:, None, None]
+            weight = is_active / n_used  # each item's mean over its own active stages
+            codebook_loss = codebook_loss + (weight * _means(codewords - residual.detach())).sum()
+            commitment_loss = commitment_loss + (weight * _means(residual - codewords.detach())).sum()
+            mask = is_active[..., None]
             # Value: the codeword, exactly. Jacobian: that of the copied residual.
             copy = codewords.detach() + (copied_residual - copied_residual.detach())
             total = total + mask * copy
@@ -90,7 +100,7 @@ class ResidualVectorQuantizer(nn.Module):
         return Quantized(
             latents=total.transpose(1, 2),
             codes=codes,
-            n_active=n_active,
+            n_active=depths,
             codebook_loss=codebook_loss,
             commitment_loss=commitment_loss,
             residual_share=torch.stack(shares),
@@ -148,6 +158,26 @@ class ResidualVectorQuantizer(nn.Module):
         return (codewords * (codes >= 0)[..., None]).sum(dim=1).transpose(1, 2)
 
 
-def _item_means(difference: Tensor) -> Tensor:
-    """Mean square of each item: ``[B, L, D]`` -> ``[B]``."""
-    return difference.square().mean(dim=(1, 2))
+def spread(errors: Tensor, n_active: Tensor) -> Tensor:
+    """Stages of each frame ``[B, L]``, on average about ``n_active[b]``, where they take off most.
+
+    What frames of variable depth do in a stream: each ends where the squared error plus a price times its
+    stages is least. With all Q stages none ends early.
+
+    Args:
+        errors: ``[B, Q + 1, L]`` as from `ResidualVectorQuantizer.encode_with_errors`.
+    """
+    n_stages = errors.shape[1] - 1
+    prices = torch.logspace(-5, 0, N_PRICES, device=errors.device)[:, None] * errors[:, 0].mean(
+        dim=1
+    )  # [P, B]
+    paid = torch.arange(n_stages + 1, device=errors.device)[:, None] * prices[..., None, None]
+    depths = (errors + paid).argmin(dim=2).clamp_min(1)  # [P, B, L]
+    best = (depths.float().mean(dim=2) - n_active).abs().argmin(dim=0)  # [B]
+    chosen = depths[best, torch.arange(len(errors), device=errors.device)]
+    return torch.where((n_active == n_stages)[:, None], n_stages, chosen)
+
+
+def _means(difference: Tensor) -> Tensor:
+    """Mean square of each frame: ``[B, L, D]`` -> ``[B, L]``."""
+    return difference.square().mean(dim=2)

@@ -28,33 +28,41 @@ FIRST_NAN_STEP = 30
 class _NoCodebookLoss(ResidualVectorQuantizer):
     """Commitment only: nothing moves the codewords."""
 
-    def forward(self, latents: Tensor, n_active: Tensor | None = None) -> Quantized:
-        made = super().forward(latents, n_active)
+    def forward(
+        self, latents: Tensor, n_active: Tensor | None = None, *, is_spread: bool = False
+    ) -> Quantized:
+        made = super().forward(latents, n_active, is_spread=is_spread)
         return made._replace(codebook_loss=torch.zeros_like(made.codebook_loss))
 
 
 class _NoStraightThrough(ResidualVectorQuantizer):
     """The codewords themselves: no gradient passes."""
 
-    def forward(self, latents: Tensor, n_active: Tensor | None = None) -> Quantized:
-        made = super().forward(latents, n_active)
+    def forward(
+        self, latents: Tensor, n_active: Tensor | None = None, *, is_spread: bool = False
+    ) -> Quantized:
+        made = super().forward(latents, n_active, is_spread=is_spread)
         return made._replace(latents=made.latents.detach())
 
 
 class _ManyStraightThroughs(ResidualVectorQuantizer):
     """One copy per stage, added up: the gradient is multiplied by the number of stages."""
 
-    def forward(self, latents: Tensor, n_active: Tensor | None = None) -> Quantized:
-        made = super().forward(latents, n_active)
-        extra = (made.n_active - 1).to(latents.dtype)[:, None, None] * (latents - latents.detach())
+    def forward(
+        self, latents: Tensor, n_active: Tensor | None = None, *, is_spread: bool = False
+    ) -> Quantized:
+        made = super().forward(latents, n_active, is_spread=is_spread)
+        extra = (made.n_active - 1).to(latents.dtype)[:, None] * (latents - latents.detach())
         return made._replace(latents=made.latents + extra)
 
 
 class _SummedLosses(ResidualVectorQuantizer):
     """The losses of the stages added instead of averaged."""
 
-    def forward(self, latents: Tensor, n_active: Tensor | None = None) -> Quantized:
-        made = super().forward(latents, n_active)
+    def forward(
+        self, latents: Tensor, n_active: Tensor | None = None, *, is_spread: bool = False
+    ) -> Quantized:
+        made = super().forward(latents, n_active, is_spread=is_spread)
         n = self.n_codebooks
         return made._replace(codebook_loss=n * made.codebook_loss, commitment_loss=n * made.commitment_loss)
 

@@ -62,7 +62,7 @@ def train_step(
     set_learning_rate(optimizer, rate)
     n_active = draw_stages(wav.shape[0], config, seed).to(wav.device)
 
-    made: Reconstruction = trainee.wrapped(wav, n_active)
+    made: Reconstruction = trainee.wrapped(wav, n_active, is_spread=True)
     estimate = made.wav.float()
     terms = loss(estimate, wav) | {"vq": quantizer_loss(made.quantized, config)}
     weighted = {name: getattr(config.loss, name) * value for name, value in terms.items()}
@@ -79,7 +79,7 @@ def train_step(
     if is_sound or loss_scale(fabric) is not None:  # a loss scaler skips by itself, and must see the step
         optimizer.step()
     is_learned = is_sound and config.train.parts == "all"
-    stats = learn_codebooks(trainee, made, n_active, seed) if is_learned else trainee.learner.stats()
+    stats = learn_codebooks(trainee, made, seed) if is_learned else trainee.learner.stats()
     if trainee.average is not None and is_sound:
         trainee.average.update(codec)
     trainee.step += 1
@@ -93,13 +93,13 @@ def train_step(
     )
 
 
-def learn_codebooks(trainee: Trainee, made: Reconstruction, n_active: Tensor, seed: int) -> CodebookStats:
+def learn_codebooks(trainee: Trainee, made: Reconstruction, seed: int) -> CodebookStats:
     """Let the codebooks learn what the gradient does not teach them; after the optimizer moved."""
     return trainee.learner.update(
         trainee.codec.quantizer,
         made.latents,
         made.quantized.codes,
-        n_active,
+        made.quantized.n_active,
         seed=seed,
         optimizer=trainee.optimizer,
     )
