@@ -30,7 +30,8 @@ from telucodec.coders import build_coder, coder_for
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import Codec
 from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
-from telucodec.nn.packed import packed
+from telucodec.model.live import Analysis, analysis, live_analysis, live_synthesis
+from telucodec.nn.recorded import Recorded
 
 FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
 LIVE_FRAMES = 1
@@ -88,11 +89,10 @@ class StreamEncoder:
         complaint = self.header.complaint()
         if complaint:
             raise ConfigError(complaint)
-        self._codec = codec
-        is_live = frames_per_packet < FILE_FRAMES
-        self._encoder = packed(codec.encoder) if is_live else codec.encoder
-        self._stages = codec.quantizer.fits(plan.n_codebooks, is_packed=is_live)
-        self._search_width = 1 if is_live else None
+        if frames_per_packet < FILE_FRAMES:
+            self._analysis: Analysis | Recorded = live_analysis(codec, plan.n_codebooks, frames_per_packet)
+        else:
+            self._analysis = analysis(codec, plan.n_codebooks)
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
         self._is_held = is_held and plan.kbps is not None
         self._allocator = build_allocator(config, codec.folder, coder, plan, is_held=self._is_held)
@@ -208,10 +208,7 @@ class StreamEncoder:
     def _analyzed(self, samples: Samples) -> Frames:
         """Codes and errors of the next whole frames, ``[L * hop]``."""
         wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
-        latents, self._state = self._encoder.step(wav, self._state)
-        codes, errors = self._codec.quantizer.encode_with_errors(
-            latents, stages=self._stages, search_width=self._search_width
-        )
+        (codes, errors), self._state = self._analysis.step(wav, self._state)
         return Frames(codes[0].cpu().numpy().astype(np.uint16), errors[0].cpu().numpy())
 
 
@@ -271,7 +268,7 @@ class StreamDecoder:
         if header is not None and not self._is_checked:
             check_fits(header, self._codec)
             self._coder = coder_for(header, self._codec.folder)
-            self._network = LatentDecoder(self._codec, is_live=header.frames_per_packet < FILE_FRAMES)
+            self._network = LatentDecoder(self._codec, frames_per_packet=header.frames_per_packet)
             self._is_checked = True
         parts = [np.zeros(0, dtype=np.float32)]
         for item in found:
@@ -343,13 +340,14 @@ def _group_frames(frames_per_packet: int) -> int:
 class LatentDecoder:
     """Codes, or the lack of them, to samples, and the network's state in between.
 
-    ``is_live`` makes it fast for a few frames at a time; the weights must then not change.
+    Fast for packets below `FILE_FRAMES` one by one; the weights must then not change.
     """
 
-    def __init__(self, codec: Codec, *, is_live: bool = False) -> None:
+    def __init__(self, codec: Codec, *, frames_per_packet: int = FILE_FRAMES) -> None:
         like = codec.decoder.output_scale.new_empty(1, 0, 0)
         self._codec = codec
-        self._decoder = packed(codec.decoder) if is_live else codec.decoder
+        is_live = frames_per_packet < FILE_FRAMES
+        self._decoder = live_synthesis(codec, frames_per_packet) if is_live else codec.decoder
         self._state = codec.decoder.initial_state(like)
         self._heard = heard_nothing(like, codec.config.latent_dim)
         self._wav = like.new_zeros(

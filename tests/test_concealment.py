@@ -1,12 +1,15 @@
 """What stands in for lost frames: as loud as what was heard at first, never louder, the room in the end."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from telucodec.model.concealment import (
-    N_HELD,
+    FADE,
+    FIRST,
+    N_SLOW,
     ROOM_RISE,
     conceal,
     context_samples,
@@ -26,16 +29,16 @@ def heard():
     return hear(heard_nothing(torch.zeros(1, 0, 0), 16), signs * torch.tensor([0.1] * 20 + [1.0] * 20))
 
 
-def test_the_first_lost_frames_are_the_last_that_arrived(heard):
-    latents, after = conceal(heard, N_HELD, seed=0)
-    torch.testing.assert_close(latents, heard.last.expand(-1, -1, N_HELD))
-    assert after.n_lost == N_HELD
+def test_the_first_lost_frames_are_the_last_that_arrived_softer_and_softer(heard):
+    latents, after = conceal(replace(heard, room=torch.zeros_like(heard.room)), N_SLOW, seed=0)
+    torch.testing.assert_close(latents, heard.last * FIRST * FADE ** torch.arange(N_SLOW))
+    assert after.n_lost == N_SLOW
 
 
 def test_a_gap_fades_to_the_level_of_the_quietest_frames(heard):
     latents, _ = conceal(heard, 100, seed=0)
     magnitudes = latents.abs().mean(dim=1)[0]
-    assert magnitudes[N_HELD + 5] < 0.8
+    assert magnitudes[8] < 0.8
     assert 0.02 < magnitudes[-50:].mean() < 0.1
     assert magnitudes.max() <= 1.1
 
@@ -49,8 +52,8 @@ def test_a_gap_told_frame_by_frame_fades_like_one_told_at_once(heard):
 
 def test_signs_can_be_given(heard):
     signs = -heard.last.sign()
-    latents, _ = conceal(heard, 1, 0, signs)
-    torch.testing.assert_close(latents, -heard.last)
+    (given, _), (own, _) = conceal(heard, 1, 0, signs), conceal(heard, 1, 0)
+    torch.testing.assert_close(given - own, -2 * FIRST * heard.last)
 
 
 def test_nothing_heard_gives_silence():

@@ -1,6 +1,9 @@
 """Damage of every kind: a stream error, or a bridged packet; never another exception, a hang or a flood."""
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,15 +12,28 @@ from telucodec.bitstream.container import HEADER_BYTES, Stream, summarize
 from telucodec.bitstream.packet import Packet
 from telucodec.bitstream.parser import StreamParser
 from telucodec.errors import BitstreamError, ModelError
+from telucodec.model.codec import Codec, load_codec
 from telucodec.streaming import StreamDecoder, StreamEncoder
 
 N_MUTATIONS = 10_000
+MAX_MB = 200
+STATUS = Path("/proc/self/status")
 MAX_SAMPLES = 3000 * 320 + 16_000  # what is made up for lost packets has a bound
+
+
+def peak_mb() -> float:
+    """Most memory that this program ever had; `resource` would count that of the process that started it."""
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM"))
 
 
 @pytest.fixture(scope="module")
 def data() -> bytes:
-    """A second of random codes in packets of 5 frames, plain and with a seek table."""
+    """A second of random codes in packets of 5 frames, with a seek table."""
+    return random_stream()
+
+
+def random_stream() -> bytes:
     codes = np.random.default_rng(0).integers(0, 1024, (4, 51)).astype(np.uint16)
     stream = Stream(
         sample_rate_hz=16_000, hop=320, delay=320, n_codebooks=4, codeword_bits=10, n_samples=16_000,
@@ -123,20 +139,49 @@ def test_pieces_of_any_size_give_what_the_whole_gives(data):
         assert found == expected
 
 
-def test_damaged_streams_decode_to_bounded_finite_samples(codec):
+def damaged_and_heard(codec: Codec, n_mutations: int) -> list[np.ndarray]:
+    """Samples of damaged streams, of those that have any."""
     wav = np.random.default_rng(0).uniform(-0.3, 0.3, 8_000).astype(np.float32)
     encoder = StreamEncoder(codec, frames_per_packet=3)
     data = encoder.push(wav) + encoder.flush()
     generator = np.random.default_rng(3)
-    n_heard = 0
-    for _ in range(300):
+    heard = []
+    for _ in range(n_mutations):
         decoder = StreamDecoder(codec)
         try:
-            samples = np.concatenate([decoder.push(mutated(data, generator)), decoder.flush()])
+            heard.append(np.concatenate([decoder.push(mutated(data, generator)), decoder.flush()]))
         except (BitstreamError, ModelError):
             continue
-        n_heard += 1
+    return heard
+
+
+def test_damaged_streams_decode_to_bounded_finite_samples(codec):
+    heard = damaged_and_heard(codec, 300)
+    for samples in heard:
         assert len(samples) <= MAX_SAMPLES
         assert np.isfinite(samples).all()
         assert np.abs(samples).max(initial=0) <= 1
-    assert n_heard > 100
+    assert len(heard) > 100
+
+
+def growth_mb(model_folder: Path, n_mutations: int) -> float:
+    """By how much the peak of memory rises while damaged streams are parsed and decoded."""
+    data, generator = random_stream(), np.random.default_rng(4)
+    codec = load_codec(model_folder)
+    summarize(data)
+    before = peak_mb()
+    for _ in range(n_mutations):
+        try:
+            parsed(mutated(data, generator))
+        except BitstreamError:
+            continue
+    damaged_and_heard(codec, n_mutations // 50)
+    return peak_mb() - before
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells the peak of a program")
+def test_no_damage_takes_much_memory(model_folder):
+    probe = "import pathlib, sys, test_fuzz; print(test_fuzz.growth_mb(pathlib.Path(sys.argv[1]), 2_000))"
+    command = [sys.executable, "-c", probe, str(model_folder)]
+    grown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert 0 < float(grown.stdout) < MAX_MB

@@ -16,7 +16,7 @@ from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import load_codec
 from telucodec.pipeline import EncodeOptions, decode_file, decode_pipe, encode_file, encode_pipe
 from telucodec.pipes import PcmFormat
-from telucodec.streaming import FILE_FRAMES, StreamDecoder, StreamEncoder
+from telucodec.streaming import StreamDecoder, StreamEncoder
 
 LENGTHS = pytest.mark.parametrize("n_samples", [0, 1, 319, 320, 321, 8_000, 16_123])
 
@@ -100,9 +100,7 @@ def test_groups_of_packets_join_over_their_borders(codec):
 
 
 @pytest.mark.parametrize("frames_per_packet", [1, 3, 25])
-def test_packets_of_any_size_say_what_the_codec_says_as_a_whole(codec, frames_per_packet, monkeypatch):
-    if frames_per_packet < FILE_FRAMES:
-        monkeypatch.setattr(codec.quantizer, "search_width", 1)  # as live packets are searched in any case
+def test_packets_of_any_size_say_what_the_codec_says_as_a_whole(codec, frames_per_packet):
     wav = noise(8_000)
     stream = Stream.from_bytes(encoded(codec, wav, frames_per_packet=frames_per_packet))
     codes = codec.encode(torch.from_numpy(wav)[None, None])

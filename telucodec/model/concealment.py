@@ -1,13 +1,13 @@
-"""What the decoder hears where packets are lost: the last frame held and faded, then comfort noise.
+"""What the decoder hears where packets are lost: the last frame, softer and softer, then comfort noise.
 
 Latents are extrapolated, not samples: the decoder's transform overlaps its frames, so nothing clicks
-where the gap begins or ends. The first lost frames have the magnitudes of the last latents, softer after a
-few. Their signs carry the phase of a lapped transform, and repeating those breaks the pitch; they are taken
-from an encoding of the sound so far, continued by its pitch period, if it has one. (Noise has no phase to
-keep. The magnitudes of that encoding are worse than the repeated ones: what was decoded once has lost its
-finest detail.) What remains after the fade has the level of the quietest frames heard so far, so a long gap
-sounds like the room, not like a switched-off line. benchmarks/loss.py compares with repeating and with
-silence.
+where the gap begins or ends. Lost frames have the magnitudes of the last latents, softer from the first one
+on, for a wrong guess then disturbs less. Their signs carry the phase of a lapped transform, and repeating
+those breaks the pitch; they are taken from an encoding of the sound so far, continued by its pitch period,
+if it has one. (Noise has no phase to keep. The magnitudes of that encoding are worse than the repeated
+ones: what was decoded once has lost its finest detail.) What remains after the fade has the level of the
+quietest frames heard so far, so a long gap sounds like the room, not like a switched-off line.
+benchmarks/loss.py compares with repeating and with silence.
 
 The noise is drawn from a generator seeded by the place of the gap: the same stream with the same losses
 always sounds the same.
@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-N_HELD = 3  # lost frames at the full magnitude
-FADE = 0.9  # of the magnitude, for each frame after those
+FIRST = 0.88  # of the last magnitude in the first lost frame
+FADE = 0.95  # of that, for each frame after it
 N_SLOW, FAST_FADE = 10, 0.85  # what is lost for longer than this fades by so much more
 N_CONTEXT = 8  # frames of sound that are continued and encoded again for their signs
 PITCH_HZ = (50, 400)  # of the period that continues the sound
@@ -80,7 +80,7 @@ def conceal(heard: Heard, n_frames: int, seed: int, signs: Tensor | None = None)
     generator = torch.Generator().manual_seed(seed)
     lost = heard.n_lost + 1 + torch.arange(n_frames, device=heard.last.device)  # [L], 1 for the first
     shape = (*heard.last.shape[:2], n_frames)
-    gain = FADE ** (lost - N_HELD).clamp(min=0) * FAST_FADE ** (lost - N_SLOW).clamp(min=0)
+    gain = FIRST * FADE ** (lost - 1) * FAST_FADE ** (lost - N_SLOW).clamp(min=0)
     noise = torch.randn(shape, generator=generator).to(heard.last.device)
     held = heard.last if signs is None else heard.last.abs() * signs
     latents = gain * held + (1 - gain) * ROOM_SHARE * noise * heard.room

@@ -108,7 +108,7 @@ class ResidualVectorQuantizer(nn.Module):
 
     def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """``[B, D, L]`` -> codes ``[B, Q', L]`` int64 of the first ``n_codebooks`` stages (all if None)."""
-        return self._codes(latents.float(), self.fits(n_codebooks), self.search_width)
+        return self._codes(latents.float(), self.fits(n_codebooks))
 
     def fits(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> list[Fit]:
         """`telucodec.model.search.fits` of the first ``n_codebooks`` stages (all if None).
@@ -123,28 +123,24 @@ class ResidualVectorQuantizer(nn.Module):
         n_codebooks: int | None = None,
         *,
         stages: Sequence[Fit] | None = None,
-        search_width: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`encode`, and the squared error of each frame after 0 to Q' stages, ``[B, Q' + 1, L]``.
 
-        Args:
-            stages: of `fits`, for as many stages; they say how many if ``n_codebooks`` is None.
-            search_width: in place of the quantizer's own.
+        ``stages`` are those of `fits` for as many stages, and say how many if ``n_codebooks`` is None.
         """
         stages = self.fits(n_codebooks) if stages is None else stages
-        width = self.search_width if search_width is None else search_width
         residual = latents.float()
-        codes = self._codes(residual, stages, width)
+        codes = self._codes(residual, stages)
         errors = [residual.square().sum(dim=1)]
         for codebook, chosen in zip(self.codebooks, codes.unbind(dim=1), strict=False):
             residual = residual - fn.embedding(chosen, codebook).transpose(1, 2)
             errors.append(residual.square().sum(dim=1))
         return codes, torch.stack(errors, dim=1)
 
-    def _codes(self, latents: Tensor, stages: Sequence[Fit], width: int) -> Tensor:
+    def _codes(self, latents: Tensor, stages: Sequence[Fit]) -> Tensor:
         n_items, dim, n_frames = latents.shape
         vectors = latents.transpose(1, 2).reshape(-1, dim)
-        codes = search(vectors, self.codebooks.detach(), stages, width)  # [Q', B * L]
+        codes = search(vectors, self.codebooks.detach(), stages, self.search_width)  # [Q', B * L]
         return codes.view(len(codes), n_items, n_frames).transpose(0, 1)
 
     def decode(self, codes: Tensor) -> Tensor:

@@ -25,15 +25,16 @@ def can_pack(weight: Tensor) -> bool:
     return is_here and bool((weight.half().float() == weight).all())
 
 
-class Packed:
+class Packed(nn.Module):
     """Weights ``[O, I]`` that were packed, and a bias ``[O]`` or None; no gradient goes through."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weights: Any = torch.ops.quantized.linear_prepack_fp16(weight.detach().contiguous(), bias)
+        super().__init__()
+        self.weights: Any = torch.ops.quantized.linear_prepack_fp16(weight.detach().contiguous(), bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """``[..., I]`` -> ``[..., O]``."""
-        product: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, self._weights)
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, self.weights)
         return product
 
 
@@ -42,11 +43,12 @@ class PackedConv1d(Conv1d):
 
     def __init__(self, conv: Conv1d) -> None:
         nn.Module.__init__(self)
-        vars(self).update(vars(conv))
+        vars(self).update(vars(conv) | {"_modules": {}})
         self._packed = Packed(conv.weight.flatten(1), conv.bias)
 
     def _short(self, windows: Tensor) -> Tensor:
-        return self._packed(windows)
+        product: Tensor = self._packed(windows)
+        return product
 
 
 class PackedTranspose(CausalConvTranspose1d):
@@ -54,11 +56,12 @@ class PackedTranspose(CausalConvTranspose1d):
 
     def __init__(self, conv: CausalConvTranspose1d) -> None:
         nn.Module.__init__(self)
-        vars(self).update(vars(conv))
+        vars(self).update(vars(conv) | {"_modules": {}})
         self._packed = Packed(conv.weight.flatten(1).T, None)
 
     def _short(self, frames: Tensor) -> Tensor:
-        return self._packed(frames)
+        product: Tensor = self._packed(frames)
+        return product
 
 
 def packed(network: Network) -> Network:

@@ -1,0 +1,73 @@
+"""The two halves of the codec as streams run them, packed and recorded for packets of a few frames.
+
+Recordings are kept, so that only the first live session of a codec waits for them, and made again if its
+weights have changed since.
+
+Shapes: B batch, T samples, L frames, D latent width, Q codebooks.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from torch import Tensor, nn
+
+from telucodec.model.codec import Codec
+from telucodec.model.encoder import Encoder, EncoderState
+from telucodec.model.quantizer import ResidualVectorQuantizer
+from telucodec.model.search import Fit
+from telucodec.nn.packed import packed
+from telucodec.nn.recorded import Recorded
+
+N_KEPT = 8  # recordings of each half
+
+
+class Analysis(nn.Module):
+    """Encoder and search for codes in one step, of as many stages as there are ``fits``."""
+
+    def __init__(self, encoder: Encoder, quantizer: ResidualVectorQuantizer, fits: Sequence[Fit]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self._fits = fits
+        self._parts = nn.ModuleList(fit for fit in fits if isinstance(fit, nn.Module))  # a recording asks
+
+    def step(self, wav: Tensor, state: EncoderState) -> tuple[tuple[Tensor, Tensor], EncoderState]:
+        """Samples ``[B, 1, L * hop]`` to codes ``[B, Q, L]`` and errors ``[B, Q + 1, L]``; the next state."""
+        latents, state = self.encoder.step(wav, state)
+        return self.quantizer.encode_with_errors(latents, stages=self._fits), state
+
+
+def analysis(codec: Codec, n_codebooks: int) -> Analysis:
+    """The first half as it is, for chunks of any size."""
+    return Analysis(codec.encoder, codec.quantizer, codec.quantizer.fits(n_codebooks))
+
+
+def live_analysis(codec: Codec, n_codebooks: int, n_frames: int) -> Recorded:
+    """The first half for chunks of ``n_frames``."""
+    return _live_analysis(codec, _version(codec), n_codebooks, n_frames)
+
+
+def live_synthesis(codec: Codec, n_frames: int) -> Recorded:
+    """The decoder for chunks of ``n_frames``."""
+    return _live_synthesis(codec, _version(codec), n_frames)
+
+
+@lru_cache(maxsize=N_KEPT)
+def _live_analysis(codec: Codec, _: tuple[int, ...], n_codebooks: int, n_frames: int) -> Recorded:
+    fits = codec.quantizer.fits(n_codebooks, is_packed=True)
+    half = Analysis(packed(codec.encoder), codec.quantizer, fits)
+    wav = codec.decoder.output_scale.new_zeros(1, 1, n_frames * codec.config.hop)
+    return Recorded(half, wav, codec.encoder.initial_state(wav))
+
+
+@lru_cache(maxsize=N_KEPT)
+def _live_synthesis(codec: Codec, _: tuple[int, ...], n_frames: int) -> Recorded:
+    latents = codec.decoder.output_scale.new_zeros(1, codec.config.latent_dim, n_frames)
+    return Recorded(packed(codec.decoder), latents, codec.decoder.initial_state(latents))
+
+
+def _version(codec: Codec) -> tuple[int, ...]:
+    """Another one whenever a weight was changed or moved, or the search for codes."""
+    weights = codec.state_dict().values()
+    changes = [0 if weight.is_inference() else weight._version for weight in weights]
+    return (codec.quantizer.search_width, *changes, *(weight.data_ptr() for weight in weights))
