@@ -132,6 +132,15 @@ def test_a_long_history_is_thinned_but_keeps_its_start_and_its_present():
     assert steps[-10:] == [float(step) for step in range(19_820, 20_001, 20)]
 
 
+@pytest.mark.parametrize("every", [1, 20])
+def test_what_was_normal_after_warmup_is_known_to_the_end_of_a_long_run(every):
+    late = history(
+        lambda step: {"grad_norm/encoder": 0.05}, since=400 * every, until=900 * every, every=every
+    )
+    assert len(late.readings) <= N_KEPT
+    assert "gradient-vanishing" in [diagnosis.id for diagnosis in examine(late)]
+
+
 def test_a_history_comes_back_from_its_state_without_what_the_clock_said():
     made, again = history(), History(PLAN)
     again.load_state_dict(made.state_dict())
