@@ -3,10 +3,10 @@
 from telucodec.train.diagnostics.diagnosis import Evidence
 from telucodec.train.diagnostics.history import History, Rule
 
-USED, PERPLEXITY = 0.2, 0.1  # shares of the codewords; healthy: 0.62 to 1.0, and 0.4 to 1.0
+USED, PERPLEXITY = 0.2, 0.1  # shares of the codewords; healthy: 0.65 to 1.0, and 0.31 to 1.0
 OLD_STEPS = 400.0  # without use: a dead codeword that revival should have replaced
-CHURN = 0.03  # of all codewords revived per step; healthy: below 0.003
-LEFT, GROWN = 0.5, 2.0  # energy left after the last stage; healthy: below 0.3
+CHURN = 0.03  # of all codewords revived per step; healthy: below 0.0017
+LEFT, GROWN = 0.5, 2.0  # energy left after the last stage; healthy: 0.02 to 0.12, a small model's up to 0.41
 
 
 def few_used(history: History, patience: int) -> Evidence | None:
