@@ -133,6 +133,13 @@ def test_an_encoder_that_does_not_learn_needs_no_gradient_through_the_quantizer(
     assert examine(made) == []
 
 
+def test_codebooks_that_learn_by_gradient_and_get_none_are_named():
+    made = history(lambda step: {"grad_norm/quantizer": 0.0})
+    assert examine(made) == []
+    made.plan = dataclasses.replace(PLAN, learned_by_gradient=("encoder", "decoder", "quantizer"))
+    assert [diagnosis.id for diagnosis in examine(made)] == ["codebook-not-learning"]
+
+
 def test_a_big_output_scale_is_an_illness_only_where_the_output_is_worse_than_silence():
     assert examine(history(lambda step: {"output_scale": 3.0})) == []
     assert examine(history(lambda step: {"snr_db": -2.0})) == []
@@ -172,6 +179,13 @@ def test_what_was_normal_after_warmup_is_known_to_the_end_of_a_long_run(every):
     )
     assert len(late.readings) <= N_KEPT
     assert "gradient-vanishing" in [diagnosis.id for diagnosis in examine(late)]
+
+
+def test_a_history_that_begins_late_has_its_normal_state_late():
+    late = History(PLAN)
+    for step in range(5020, 5601, 20):
+        late.add(healthy(step) | ({"grad_norm/encoder": 0.05} if step > 5300 else {}))
+    assert [diagnosis.id for diagnosis in examine(late)] == ["gradient-vanishing"]
 
 
 def test_a_history_comes_back_from_its_state_without_what_the_clock_said():

@@ -154,8 +154,11 @@ class Run:
         self.doctor.healthy_step = state["step"]
         if "doctor" in state:  # an older checkpoint has none
             self.doctor.load_state_dict(state["doctor"])
-            self.recorder.load_state_dict(state["doctor"]["steps"], self.fabric.device)
             self.movement.start = state["movement"]
+            if state["config"]["loss"] == config_to_dict(self.config)["loss"]:
+                self.recorder.load_state_dict(state["doctor"]["steps"], self.fabric.device)
+            else:  # figures of another loss say nothing about this one
+                self.doctor.history.readings.clear()
 
     # What happens every so many steps; see `train`.
 

@@ -16,8 +16,10 @@ MOVED = 1e-4  # relative distance from the start after `patience` steps; healthy
 
 
 def absent(history: History, patience: int) -> Evidence | None:
-    """A part that should learn by gradient and gets exactly none."""
+    """A part that should learn by gradient and gets exactly none; codebooks have a rule of their own."""
     for part in history.plan.learned_by_gradient:
+        if part == "quantizer":
+            continue
         norms = history.recent(f"grad_norm/{part}", patience)
         if norms and max(norms) == 0.0:
             return {"module": part, "gradient norm": 0.0}
@@ -83,7 +85,7 @@ def stands_still(history: History, patience: int) -> Evidence | None:
 
 
 RULES = (
-    Rule("no-gradient", ("grad_norm/encoder", "grad_norm/decoder", "grad_norm/quantizer"), 20, absent),
+    Rule("no-gradient", ("grad_norm/encoder", "grad_norm/decoder"), 20, absent),
     Rule("straight-through", ("gradient_gain", "grad_norm/encoder"), 20, cut),
     Rule("gradient-vanishing", ("grad_norm/encoder", "grad_norm/decoder"), 100, vanishing),
     Rule("gradient-exploding", ("grad_norm/encoder", "grad_norm/decoder"), 60, exploding),

@@ -78,12 +78,19 @@ class History:
 
     def after_warmup(self, name: str) -> float | None:
         """Median over the first `NORMAL_STEPS` after the warmup: what is normal for this run."""
+        if not self.readings:
+            return None
         first = [value for step, value in self.curve(name) if self._is_normal(step)]
-        is_over = self.step > self.plan.n_warmup_steps + NORMAL_STEPS
+        is_over = self.step > self._n_unusual + NORMAL_STEPS
         return statistics.median(first) if len(first) >= N_SAMPLES and is_over else None
 
+    @property
+    def _n_unusual(self) -> float:
+        """Steps before a normal one: the warmup, or what came before a change of the loss."""
+        return max(self.plan.n_warmup_steps, self.readings[0]["step"])
+
     def _is_normal(self, step: float) -> bool:
-        return 0 < step - self.plan.n_warmup_steps <= NORMAL_STEPS
+        return 0 < step - self._n_unusual <= NORMAL_STEPS
 
     def state_dict(self) -> dict[str, Any]:
         """All but what the clock says: a resumed run must equal one that never stopped."""

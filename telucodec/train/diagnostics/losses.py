@@ -97,7 +97,7 @@ RULES = (
     Rule("loss-explosion", ("total", "total_max", "grad_norm"), 40, exploded),
     Rule("learning-rate-high", ("total", "snr_db", "lr"), 60, rising),
     Rule("term-dominates", ("total",), 60, dominated),
-    Rule("term-constant", ("total",), 100, still),
+    Rule("term-constant", ("total",), 20, still),
     Rule("half-precision-underflow", ("overflow_share", "loss_scale"), 100, underflows),
     Rule("overfitting", ("total",), 100, overfits),
 )
