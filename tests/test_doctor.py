@@ -104,6 +104,16 @@ def test_a_run_stopped_after_it_went_back_resumes_bit_for_bit(speech, tmp_path, 
     assert states[0]["lr_share"] == 0.5
 
 
+@pytest.mark.parametrize(("weight", "steps"), [(1.0, [1, 2, 3, 4, 5, 6]), (2.0, [4, 5, 6])])
+def test_a_run_resumed_with_other_loss_weights_is_judged_anew(speech, tmp_path, weight, steps):
+    train_run(with_update("ema", n_steps=3), speech, tmp_path / "run", Watcher())
+    config = with_update("ema", n_steps=6)
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, mel=weight))
+    train_run(config, speech, tmp_path / "run", Watcher(), resume=True)
+    state = load_checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert [reading["step"] for reading in state["doctor"]["history"]["readings"]] == steps
+
+
 def test_a_warning_doctor_lets_a_doomed_run_go_on(speech, tmp_path, early):
     watcher = Watcher()
     outcome = train_run(doctored("warn", n_steps=9), speech, tmp_path / "run", watcher)

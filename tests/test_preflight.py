@@ -18,6 +18,7 @@ from telucodec.train.budget import Budget
 from telucodec.train.checkpoint import checkpoints, load_checkpoint
 from telucodec.train.data import Corpus
 from telucodec.train.faults import CLASSES, FAULTS, WEIGHTS, spoil_corpus
+from telucodec.train.passage import gradient_gain
 from telucodec.train.preflight import trial
 from telucodec.train.preflight.network import check_network
 from telucodec.train.preflight.recordings import check_recordings, look_at
@@ -72,6 +73,23 @@ OF_THE_NETWORK = [
 def test_each_fault_of_the_network_is_named_first(corpus, name):
     expected, settings = museum.exhibits()[name]
     assert findings(small(settings), corpus)[0] in expected
+
+
+@pytest.mark.parametrize(
+    ("fault", "gain"),
+    [("", 1.0), ("straight-through-missing", 0.0), ("straight-through-per-stage", 6.0)],
+)
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_the_gradient_passed_on_is_one_or_the_fault_shows(fault, gain, update):
+    changes = {"model": {"quantizer": {"codebook_update": update}}, "fault": {"name": fault}}
+    quantizer = assemble(small(changes)).trainee.codec.quantizer
+    assert gradient_gain(quantizer, 6) == pytest.approx(gain, abs=1e-6)
+    assert all(parameter.grad is None for parameter in quantizer.parameters())
+
+
+def test_a_clipping_limit_that_starves_the_optimizer_is_named(corpus):
+    expected, settings = museum.exhibits()["clipping-always"]
+    assert findings(small(settings), corpus) == expected
 
 
 def test_every_fault_is_shown_in_the_museum_and_nothing_else_is_accepted():

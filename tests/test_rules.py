@@ -1,5 +1,6 @@
 """Rules on histories made of plain numbers: each finds its illness, and none is found in health."""
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -20,7 +21,7 @@ def healthy(step):
     wave = math.sin(step)
     return {
         "step": float(step), "total": 2.8 + 0.4 * wave, "total_max": 4.0, "grad_norm": 4 + wave,
-        "grad_norm/encoder": 1.5 + 0.4 * wave, "grad_norm/decoder": 3.5 + wave,
+        "grad_norm/encoder": 1.5 + 0.4 * wave, "grad_norm/decoder": 3.5 + wave, "gradient_gain": 1.0,
         "snr_db": 7.5 + 2 * wave, "range_ratio": 0.9 + 0.08 * wave, "output_scale": 1 - step / 4000,
         "output_dc": 1e-4 * wave, "output_max": 0.8, "commitment": 0.01, "residual_share": 0.15,
         "mel": 0.4 + 0.02 * wave, "spectrum": 0.5 + 0.03 * wave, "share/mel": 0.35, "share/spectrum": 0.6,
@@ -44,6 +45,7 @@ ILL = {  # id -> what the readings turn into
     "dc-offset": lambda step: {"output_dc": 0.03},
     "silent-plateau": lambda step: {"snr_db": 0.1, "total": 2.5},
     "latents-grow": lambda step: {"output_scale": 0.002},
+    "output-scale": lambda step: {"output_scale": 3.0, "snr_db": -2.0},
     "non-finite": lambda step: {"bad_in_a_row": 3.0},
     "loss-explosion": lambda step: {"total": 9.0},
     "learning-rate-high": lambda step: {"total": 5.5, "snr_db": 1.0},
@@ -51,6 +53,7 @@ ILL = {  # id -> what the readings turn into
     "term-constant": lambda step: {"mel": 0.4},
     "half-precision-underflow": lambda step: {"overflow_share": 0.5},
     "no-gradient": lambda step: {"grad_norm/encoder": 0.0},
+    "straight-through": lambda step: {"gradient_gain": 24.0},
     "gradient-vanishing": lambda step: {"grad_norm/encoder": 0.05},
     "gradient-exploding": lambda step: {"grad_norm/decoder": 60.0},
     "clipping-always": lambda step: {"grad_norm": 80.0},
@@ -99,10 +102,47 @@ def test_a_real_run_at_twice_the_usable_rate_is_named_where_it_stumbled():
     assert (first.id, first.step) == ("learning-rate-high", 120)
 
 
+def test_parameters_that_run_off_at_the_start_are_named_by_their_cause():
+    """The museum's run at a hundred times the rate, read every five steps; the level tells 25 steps later."""
+    moved, snr = [0.123, 0.307, 0.518, 0.783, 1.040], [4.5, -3.0, -19.7, -20.5, -20.5]
+    made = History(PLAN)
+    for number, (distance, snr_db) in enumerate(zip(moved, snr, strict=True), start=1):
+        reading = {"step": 5.0 * number, "range_ratio": 2.5, "snr_db": snr_db}
+        made.add(reading | {"moved/encoder": distance, "moved/decoder": distance})
+        assert [d.id for d in examine(made)] == (["learning-rate-high"] if number == 5 else [])
+    far = history(lambda step: {"moved/encoder": 0.5, "moved/decoder": 0.5})
+    assert examine(far) == []
+
+
 def test_one_bad_reading_is_not_an_illness():
     """The shipped run had a single step of three times the usual loss and 40 times the gradient."""
     made = history(lambda step: {"total": 8.6, "grad_norm": 328.0, "snr_db": -0.4} if step == 440 else {})
     assert examine(made) == []
+
+
+def test_a_gradient_that_is_always_clipped_by_the_same_factor_is_healthy():
+    """The default's norms are 30 to 250 times the limit all through a run, and AdamW divides factors out."""
+    made = history(lambda step: {"grad_norm": 130 + 60 * math.sin(step)}, since=0, until=2000)
+    assert examine(made) == []
+
+
+def test_an_encoder_that_does_not_learn_needs_no_gradient_through_the_quantizer():
+    made = history(lambda step: {"gradient_gain": 0.0})
+    assert [diagnosis.id for diagnosis in examine(made)] == ["straight-through"]
+    made.plan = dataclasses.replace(PLAN, learned_by_gradient=("decoder",))
+    assert examine(made) == []
+
+
+def test_codebooks_that_learn_by_gradient_and_get_none_are_named():
+    made = history(lambda step: {"grad_norm/quantizer": 0.0})
+    assert examine(made) == []
+    made.plan = dataclasses.replace(PLAN, learned_by_gradient=("encoder", "decoder", "quantizer"))
+    assert [diagnosis.id for diagnosis in examine(made)] == ["codebook-not-learning"]
+
+
+def test_a_big_output_scale_is_an_illness_only_where_the_output_is_worse_than_silence():
+    assert examine(history(lambda step: {"output_scale": 3.0})) == []
+    assert examine(history(lambda step: {"snr_db": -2.0})) == []
 
 
 def test_overfitting_needs_validation_to_worsen_and_the_loss_to_fall():
@@ -130,6 +170,22 @@ def test_a_long_history_is_thinned_but_keeps_its_start_and_its_present():
     assert len(steps) <= N_KEPT
     assert steps[0] == 20
     assert steps[-10:] == [float(step) for step in range(19_820, 20_001, 20)]
+
+
+@pytest.mark.parametrize("every", [1, 20])
+def test_what_was_normal_after_warmup_is_known_to_the_end_of_a_long_run(every):
+    late = history(
+        lambda step: {"grad_norm/encoder": 0.05}, since=400 * every, until=900 * every, every=every
+    )
+    assert len(late.readings) <= N_KEPT
+    assert "gradient-vanishing" in [diagnosis.id for diagnosis in examine(late)]
+
+
+def test_a_history_that_begins_late_has_its_normal_state_late():
+    late = History(PLAN)
+    for step in range(5020, 5601, 20):
+        late.add(healthy(step) | ({"grad_norm/encoder": 0.05} if step > 5300 else {}))
+    assert [diagnosis.id for diagnosis in examine(late)] == ["gradient-vanishing"]
 
 
 def test_a_history_comes_back_from_its_state_without_what_the_clock_said():

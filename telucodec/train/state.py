@@ -24,6 +24,7 @@ from telucodec.train.epoch import EpochMeter
 from telucodec.train.loop import StepResult, train_step
 from telucodec.train.losses import MelLoss
 from telucodec.train.origin import copy_tables, keep_origin, origin_id
+from telucodec.train.passage import gradient_gain
 from telucodec.train.recorder import Movement, Recorder
 from telucodec.train.runlog import RunLog, step_scalars
 from telucodec.train.validate import stages_for, validate, validation_clips
@@ -153,8 +154,11 @@ class Run:
         self.doctor.healthy_step = state["step"]
         if "doctor" in state:  # an older checkpoint has none
             self.doctor.load_state_dict(state["doctor"])
-            self.recorder.load_state_dict(state["doctor"]["steps"], self.fabric.device)
             self.movement.start = state["movement"]
+            if state["config"]["loss"] == config_to_dict(self.config)["loss"]:
+                self.recorder.load_state_dict(state["doctor"]["steps"], self.fabric.device)
+            else:  # figures of another loss say nothing about this one
+                self.doctor.history.readings.clear()
 
     # What happens every so many steps; see `train`.
 
@@ -174,7 +178,8 @@ class Run:
 
     def examine(self, run_log: RunLog, step: int, wait_share: float) -> None:
         reading = self.recorder.reading(step, self.n_codewords) | self.movement.figures(self.codec)
-        scale = loss_scale(self.fabric)
+        quantizer, scale = self.codec.quantizer, loss_scale(self.fabric)
+        reading["gradient_gain"] = gradient_gain(quantizer, quantizer.n_codebooks)
         reading |= {"wait_share": wait_share} | ({} if scale is None else {"loss_scale": scale})
         for warning in self.doctor.examine(self.fabric.broadcast(reading)):
             run_log.note(step, warning.markdown())

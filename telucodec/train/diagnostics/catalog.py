@@ -65,6 +65,12 @@ LOSS = {
         "Add minutes or augmentation ([data] chances), or end the run here and take best.pt.",
         is_warning=True,
     ),
+    "likelihood-unsound": Illness(
+        "A discretized likelihood is none for every output of the network: its probabilities do not sum "
+        "to one, it treats the two ends of the range differently, or it loses its gradient.",
+        "Choose edge bins by the target, not by the value, let them integrate the whole tail, and clamp "
+        "log-scales on both sides.",
+    ),
     "half-precision-loss": Illness(
         "The gradient of a spectral term has been through 16-bit floats: quiet parts underflow to zero.",
         "Compute the spectral terms in float32, outside autocast and on float32 copies.",
@@ -102,8 +108,9 @@ GRADIENT = {
         "Check the scale of the loss ([loss]) and of the first and last layers.",
     ),
     "clipping-always": Illness(
-        "Every gradient is many times the clipping limit: the step has its direction but no size any more.",
-        "Lower the loss weights together, or raise optim.max_grad_norm.",
+        "Every gradient is clipped, and either they have grown to a multiple of what they were, which the "
+        "clip hides, or the limit is so low that AdamW's epsilon rules the steps.",
+        "Halve optim.lr if they grow; else raise optim.max_grad_norm.",
         is_warning=True,
     ),
     "straight-through": Illness(
@@ -137,6 +144,12 @@ CODEBOOK = {
     ),
 }
 RATE = {
+    "depth-unguarded": Illness(
+        "A deep stack starts at the full learning rate, or without a clipping limit that ever acts: the "
+        "first large gradient can throw it out of reach of a good start.",
+        "Set optim.n_warmup_steps to 100 or more and optim.max_grad_norm to 1.",
+        is_warning=True,
+    ),
     "learning-rate-high": Illness(
         "At this learning rate the loss rises instead of falling.",
         "Divide optim.lr by 2 to 10.",
@@ -154,8 +167,9 @@ RATE = {
     "output-scale": Illness(
         "The output scale is not 1.0 at the start, or is applied after tanh, so that it can push "
         "the output past "
-        "full scale.",
-        "Multiply by decoder.output_scale before tanh and start it at 1.0.",
+        "full scale, or it multiplies random decoder weights.",
+        "Multiply by decoder.output_scale before tanh, start it at 1.0 and the decoder near the lapped "
+        "transform.",
     ),
 }
 BUDGET = {
@@ -163,6 +177,11 @@ BUDGET = {
         "The model has more parameters than the budget: often two heads that do one job, or a "
         "width typed wrong.",
         "Look at the largest module in the table; raise doctor.max_parameters_m if it is meant.",
+    ),
+    "heads-duplicate": Illness(
+        "Two output layers read the same, make the same and serve the same losses, or one serves none: "
+        "parameters and memory for nothing.",
+        "Keep one head per job: remove the spare one, or give it a loss of its own.",
     ),
     "memory-over-budget": Illness(
         "The estimated peak memory of one step is larger than what the device has.",

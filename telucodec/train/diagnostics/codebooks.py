@@ -3,10 +3,10 @@
 from telucodec.train.diagnostics.diagnosis import Evidence
 from telucodec.train.diagnostics.history import History, Rule
 
-USED, PERPLEXITY = 0.2, 0.1  # shares of the codewords; healthy: 0.62 to 1.0, and 0.4 to 1.0
+USED, PERPLEXITY = 0.2, 0.1  # shares of the codewords; healthy: 0.65 to 1.0, and 0.31 to 1.0
 OLD_STEPS = 400.0  # without use: a dead codeword that revival should have replaced
-CHURN = 0.03  # of all codewords revived per step; healthy: below 0.003
-LEFT, GROWN = 0.5, 2.0  # energy left after the last stage; healthy: below 0.3
+CHURN = 0.03  # of all codewords revived per step; healthy: below 0.0017
+LEFT, GROWN = 0.5, 2.0  # energy left after the last stage; healthy: 0.02 to 0.12, a small model's up to 0.41
 
 
 def few_used(history: History, patience: int) -> Evidence | None:
@@ -56,6 +56,14 @@ def left_over(history: History, patience: int) -> Evidence | None:
     return {"energy left by the last stage": shares[-1], "at the start": start, "threshold": LEFT}
 
 
+def untaught(history: History, patience: int) -> Evidence | None:
+    """Codebooks that learn by gradient and get none: their loss is missing."""
+    norms = history.recent("grad_norm/quantizer", patience)
+    if "quantizer" not in history.plan.learned_by_gradient or not norms or max(norms) > 0:
+        return None
+    return {"gradient norm of the codebooks": 0.0}
+
+
 def _age(history: History, stage: str) -> float:
     return history.readings[-1].get(f"codebook/dead_age/{stage}", 0.0)
 
@@ -64,5 +72,6 @@ RULES = (
     Rule("codebook-collapse", ("codebook/perplexity/00", "codebook/usage/00"), 60, few_used),
     Rule("codebook-collapse", ("codebook/dead_age/00", "codebook/usage/00"), 200, aged),
     Rule("revival-lost", ("codebook/revived_share",), 60, churns),
+    Rule("codebook-not-learning", ("grad_norm/quantizer",), 20, untaught),
     Rule("codebook-not-learning", ("residual_share", "commitment"), 60, left_over),
 )

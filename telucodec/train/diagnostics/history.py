@@ -12,6 +12,7 @@ from telucodec.train.diagnostics.diagnosis import Curve, Diagnosis, Evidence, di
 
 N_KEPT = 300  # readings; of a longer run every other one of the older half is forgotten, again and again
 TIMED = ("wait_share",)
+NORMAL_STEPS = 100  # after the warmup: what they show is normal for the run
 N_SAMPLES = 3  # readings that a judgment needs at least, however long the steps between them
 
 Reading = dict[str, float]
@@ -42,10 +43,14 @@ class History:
         return int(self.readings[-1]["step"]) if self.readings else 0
 
     def add(self, reading: Reading) -> None:
-        """Append; a long run remembers its past at larger and larger steps."""
+        """Append; a long run remembers its past at larger and larger steps, its normal state as it was."""
         self.readings.append(reading)
         if len(self.readings) > N_KEPT:
-            del self.readings[1 : N_KEPT // 2 : 2]
+            self.readings = [
+                kept
+                for number, kept in enumerate(self.readings)
+                if number % 2 == 0 or number >= N_KEPT // 2 or self._is_normal(kept["step"])
+            ]
 
     def names(self, prefix: str) -> list[str]:
         """Figures of the newest reading that start with ``prefix``."""
@@ -72,10 +77,20 @@ class History:
         return statistics.median(older) if len(older) >= at_least else None
 
     def after_warmup(self, name: str) -> float | None:
-        """Median over the first hundred steps after the warmup: what is normal for this run."""
-        start = self.plan.n_warmup_steps
-        first = [value for step, value in self.curve(name) if start < step <= start + 100]
-        return statistics.median(first) if len(first) >= N_SAMPLES and self.step > start + 100 else None
+        """Median over the first `NORMAL_STEPS` after the warmup: what is normal for this run."""
+        if not self.readings:
+            return None
+        first = [value for step, value in self.curve(name) if self._is_normal(step)]
+        is_over = self.step > self._n_unusual + NORMAL_STEPS
+        return statistics.median(first) if len(first) >= N_SAMPLES and is_over else None
+
+    @property
+    def _n_unusual(self) -> float:
+        """Steps before a normal one: the warmup, or what came before a change of the loss."""
+        return max(self.plan.n_warmup_steps, self.readings[0]["step"])
+
+    def _is_normal(self, step: float) -> bool:
+        return 0 < step - self._n_unusual <= NORMAL_STEPS
 
     def state_dict(self) -> dict[str, Any]:
         """All but what the clock says: a resumed run must equal one that never stopped."""

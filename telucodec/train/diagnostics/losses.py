@@ -7,7 +7,7 @@ from telucodec.train.diagnostics.diagnosis import Evidence
 from telucodec.train.diagnostics.history import History, Rule
 
 EXPLODED, PEAK = 2.5, 50.0  # times the running median: mean of the steps between readings, single step
-RISEN, SNR_LOST_DB = 1.4, 2.0  # times the running median; healthy: 1.25 over 60 steps
+RISEN, SNR_LOST_DB = 1.4, 2.0  # times the running median; healthy: 1.16 over 60 steps
 DOMINANT = 0.9
 STILL = 1e-6  # relative spread of a term; a healthy one changes by percents from batch to batch
 WORSE, N_WORSE = 1.05, 3  # of the validation metric, in validations
@@ -97,7 +97,7 @@ RULES = (
     Rule("loss-explosion", ("total", "total_max", "grad_norm"), 40, exploded),
     Rule("learning-rate-high", ("total", "snr_db", "lr"), 60, rising),
     Rule("term-dominates", ("total",), 60, dominated),
-    Rule("term-constant", ("total",), 100, still),
+    Rule("term-constant", ("total",), 20, still),
     Rule("half-precision-underflow", ("overflow_share", "loss_scale"), 100, underflows),
     Rule("overfitting", ("total",), 100, overfits),
 )

@@ -8,11 +8,12 @@ import statistics
 from telucodec.train.diagnostics.diagnosis import Evidence
 from telucodec.train.diagnostics.history import History, Rule
 
-QUIET, SUNK = 0.3, 0.5  # range ratio: healthy readings are 0.67 to 1.1
+QUIET, SUNK = 0.3, 0.5  # range ratio: healthy readings are 0.84 to 0.94, a small model's from 0.55
 LOUD = 1.7
-OFFSET = 0.01  # of full scale; healthy: below 0.0015
+OFFSET = 0.01  # of full scale; healthy: below 0.0007
 FLAT_SNR_DB, FLAT_LOSS = 0.5, 0.02
-SMALL_SCALE = 0.003  # healthy runs end between 0.01 and 1
+BIG_SCALE, NOISE_SNR_DB = 1.5, 0.0  # healthy: 0.011 to 1.01, and 2.6 dB or more
+SMALL_SCALE = 0.003  # healthy: 0.011 to 1
 
 
 def collapsed(history: History, patience: int) -> Evidence | None:
@@ -61,6 +62,14 @@ def silent(history: History, patience: int) -> Evidence | None:
     return {"SNR dB": snr[-1], "change of the loss": late / early - 1, "threshold dB": FLAT_SNR_DB}
 
 
+def scale_too_big(history: History, patience: int) -> Evidence | None:
+    """The output scale multiplies something that is worse than silence: random weights, not a signal."""
+    scales, snr = history.recent("output_scale", patience), history.recent("snr_db", patience)
+    if not scales or not snr or min(map(abs, scales)) < BIG_SCALE or max(snr) > NOISE_SNR_DB:
+        return None
+    return {"output scale": scales[-1], "expected": 1.0, "SNR dB": snr[-1], "threshold dB": NOISE_SNR_DB}
+
+
 def scale_sunk(history: History, patience: int) -> Evidence | None:
     """The output scale is small, whatever the output's level."""
     scales = history.recent("output_scale", patience)
@@ -74,5 +83,6 @@ RULES = (
     Rule("output-saturated", ("range_ratio", "output_max"), 40, saturated),
     Rule("dc-offset", ("output_dc",), 60, offset),
     Rule("silent-plateau", ("snr_db", "total"), 150, silent),
+    Rule("output-scale", ("output_scale", "snr_db"), 40, scale_too_big),
     Rule("latents-grow", ("output_scale", "commitment"), 100, scale_sunk),
 )

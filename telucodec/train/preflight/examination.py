@@ -13,9 +13,10 @@ from telucodec.train.assembly import Assembly, assemble, batches_of, initialize_
 from telucodec.train.budget import Budget
 from telucodec.train.data import Corpus
 from telucodec.train.diagnostics.diagnosis import Diagnosis
-from telucodec.train.preflight.network import check_network
+from telucodec.train.preflight.heads import check_heads
+from telucodec.train.preflight.network import check_network, weighted_terms
 from telucodec.train.preflight.recordings import check_rates, check_recordings
-from telucodec.train.preflight.size import check_memory, check_parameters
+from telucodec.train.preflight.size import GB, check_memory, check_parameters, memory_budget
 from telucodec.train.preflight.trial import overfit, try_recipe
 
 N_VECTORS, N_ITERATIONS = 4_000, 2  # of the rough k-means: enough for checks, not for a run
@@ -86,9 +87,15 @@ def _checks(config: Config, data_dir: Path, corpus: Corpus, budget: Budget) -> I
         return
     initialize_codebooks(assembly, batches, single, n_vectors=N_VECTORS, n_iterations=N_ITERATIONS)
     wavs = [batches[step] for step in range(single.doctor.n_trial_steps)]
+    yield check_heads(
+        assembly.trainee.codec,
+        lambda: weighted_terms(assembly, single, wavs[0][:1].to(assembly.fabric.device)),
+        n_items=single.train.batch_size,
+        allowed_gb=memory_budget(single, assembly.fabric.device) / GB,
+    )
     network = check_network(assembly, single, wavs[:N_BATCHES])
     yield network
-    if network[0]:
+    if any(not finding.is_warning for finding in network[0]):
         return  # trials could only repeat it in other words
     yield overfit(_again(assembly, single), single, wavs[0])
     found, lines, pace = try_recipe(_again(assembly, single), single, wavs)

@@ -14,11 +14,13 @@ from torch import Tensor
 from telucodec.config import Config
 from telucodec.train.assembly import Assembly
 from telucodec.train.diagnostics.diagnosis import Diagnosis, diagnose
+from telucodec.train.diagnostics.gradients import PASSED_ON
 from telucodec.train.engine import loss_scale
 from telucodec.train.loop import batch_levels, draw_stages, quantizer_loss
+from telucodec.train.passage import gradient_gain
+from telucodec.train.preflight.plan import check_plan, deepest_part
 
-JACOBIAN = 1e-3  # tolerated distance from the identity
-NORMS = (1e-3, 1e3)  # of the gradient of encoder and decoder; healthy starts: 0.3 to 27
+NORMS = (1e-3, 1e3)  # of the gradient of encoder and decoder; healthy starts: 0.3 to 160
 DOMINANT = 0.9
 QUIET = 0.3  # range ratio at the start; healthy: 0.85 to 1
 SPECTRAL = ("stft", "mel", "spectrum", "disturbance", "envelope", "similarity", "average_spectrum")
@@ -29,13 +31,14 @@ def check_network(
     assembly: Assembly, config: Config, wavs: list[Tensor]
 ) -> tuple[list[Diagnosis], list[str]]:
     """All checks; ``wavs`` are batches ``[B, 1, T]``, the first of which the gradients are taken on."""
-    found = check_jacobian(assembly, wavs[0])
+    found = check_jacobian(assembly)
     found += check_vq_mean(assembly, wavs[0])
     shares, levels = _start(assembly, config, wavs)
     found += check_terms(assembly, wavs[0], shares)
     reach, norms = check_reach(assembly, config, wavs[0])
     found += reach + check_output_scale(assembly, wavs[0], levels)
     found += check_codebooks(assembly, wavs[0])
+    found += _check_plan(assembly, config, norms)
     lines = [
         "at the start: " + ", ".join(f"{name} {value:.3g}" for name, value in levels.items()),
         "shares of the loss: " + ", ".join(f"{name} {100 * value:.0f} %" for name, value in shares.items()),
@@ -44,20 +47,12 @@ def check_network(
     return found, lines
 
 
-def check_jacobian(assembly: Assembly, wav: Tensor) -> list[Diagnosis]:
+def check_jacobian(assembly: Assembly) -> list[Diagnosis]:
     """The sum of the stages passes gradients on as they are, for one stage, two and all."""
-    codec, device = assembly.trainee.codec, assembly.fabric.device
-    with torch.no_grad():
-        start = codec(wav.to(device)).latents
-    for n_stages in sorted({1, 2, codec.quantizer.n_codebooks}):
-        latents = start.detach().clone().requires_grad_(True)
-        made = codec.quantizer(latents, torch.full((len(latents),), n_stages, device=device))
-        probe = torch.ones_like(latents)
-        gain = 0.0
-        if made.latents.requires_grad:
-            (gradient,) = torch.autograd.grad(made.latents, latents, probe, allow_unused=True)
-            gain = 0.0 if gradient is None else float(gradient.mean())
-        if abs(gain - 1) > JACOBIAN:
+    quantizer = assembly.trainee.codec.quantizer
+    for n_stages in sorted({1, 2, quantizer.n_codebooks}):
+        gain = gradient_gain(quantizer, n_stages)
+        if abs(gain - 1) > PASSED_ON:
             evidence = {"gradient passed on": gain, "expected": 1.0, "stages": float(n_stages)}
             return [diagnose("straight-through", 0, evidence)]
     return []
@@ -169,6 +164,17 @@ def check_codebooks(assembly: Assembly, wav: Tensor) -> list[Diagnosis]:
     if is_ema and torch.equal(before[:, 1:], quantizer.codebooks[:, 1:]):
         return [diagnose("codebook-not-learning", 0, {"change of the codewords in an update": 0.0})]
     return []
+
+
+def _check_plan(assembly: Assembly, config: Config, norms: dict[str, float]) -> list[Diagnosis]:
+    groups = assembly.trainee.optimizer.param_groups
+    return check_plan(
+        config.optim,
+        n_kernels=deepest_part(assembly.trainee.codec),
+        n_parameters=sum(p.numel() for group in groups for p in group["params"]),
+        start_norm=math.hypot(*norms.values()) / _scale(assembly),
+        epsilon=groups[0]["eps"],
+    )
 
 
 @torch.no_grad()

@@ -85,12 +85,17 @@ def estimate_memory(assembly: Assembly, config: Config) -> tuple[float, str]:
 def check_memory(assembly: Assembly, config: Config) -> tuple[list[Diagnosis], list[str]]:
     """Refuse a batch above the budget or the device."""
     peak, largest = estimate_memory(assembly, config)
-    budget = GB * config.doctor.max_memory_gb or USABLE_SHARE * device_memory(assembly.fabric.device)
+    budget = memory_budget(config, assembly.fabric.device)
     lines = [f"memory: about {peak / GB:.2f} GB at the peak of a step, {budget / GB:.1f} GB allowed"]
     if peak <= budget:
         return [], lines
     evidence: Evidence = {"estimated GB": peak / GB, "allowed GB": budget / GB, "largest tensor": largest}
     return [diagnose("memory-over-budget", 0, evidence)], lines
+
+
+def memory_budget(config: Config, device: torch.device) -> float:
+    """Bytes that a step may take: the setting, or most of what the device has."""
+    return GB * config.doctor.max_memory_gb or USABLE_SHARE * device_memory(device)
 
 
 def device_memory(device: torch.device) -> float:
