@@ -8,6 +8,7 @@ import json
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import (  # noqa: F401 - fixtures
     CONFIG,
     Watcher,
@@ -61,6 +62,10 @@ def test_values_that_stay_not_finite_end_a_run_with_a_diagnosis(speech, tmp_path
     assert "Stopped at step 7; the last healthy checkpoint is that of step 4" in text
     assert any("non-finite (step 7)" in line for line in watcher.lines)
     assert (tmp_path / "run" / "diagnosis-non-finite.svg").read_text().startswith("<svg")
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    plotted = {event.step: event.value for event in board.Scalars("doctor/non-finite/total")}
+    assert plotted == pytest.approx(dict(outcome.diagnoses[0].curves["total"]))
+    assert "doctor/text_summary" in board.Tags()["tensors"]
     kept = [load_checkpoint(path) for path in checkpoints(tmp_path / "run" / "checkpoints")]
     assert 4 in [state["step"] for state in kept]
     assert all(torch.isfinite(value).all() for state in kept for value in state["codec"].values())

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from telucodec.spectral import log_mel
+from telucodec.train.diagnostics.diagnosis import Diagnosis
 from telucodec.train.loop import StepResult
 
 
@@ -41,9 +42,12 @@ class RunLog:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def note(self, step: int, text: str) -> None:
-        """A remark of the doctor, in Markdown."""
-        self._board.add_text("doctor", text, step)
+    def note(self, diagnosis: Diagnosis) -> None:
+        """What the doctor says, as text, and a plot of each figure that it watched."""
+        self._board.add_text("doctor", diagnosis.markdown(), diagnosis.step)
+        for name, curve in diagnosis.curves.items():
+            for step, value in curve:
+                self._board.add_scalar(f"doctor/{diagnosis.id}/{name}", value, step)
 
     def sound(self, step: int, name: str, wav: Tensor, rate_hz: int) -> None:
         """A clip ``[T]`` to listen to, and its log-mel picture."""

@@ -182,7 +182,7 @@ class Run:
         reading["gradient_gain"] = gradient_gain(quantizer, quantizer.n_codebooks)
         reading |= {"wait_share": wait_share} | ({} if scale is None else {"loss_scale": scale})
         for warning in self.doctor.examine(self.fabric.broadcast(reading)):
-            run_log.note(step, warning.markdown())
+            run_log.note(warning)
 
     def react(self, run_log: RunLog, doomed: Doomed) -> bool:
         """Go back if that is allowed; False: the run ends here."""
@@ -196,7 +196,7 @@ class Run:
         if self.fabric.is_global_zero:
             write_down(self.folder, doomed.diagnoses, reaction)
         for diagnosis in doomed.diagnoses:
-            run_log.note(step, diagnosis.markdown())
+            run_log.note(diagnosis)
         first = doomed.diagnoses[0]
         self.watcher.line(f"doctor: {first.line()}. {first.cause} Try: {first.remedy}")
         self.watcher.line(f"doctor: {reaction}")
