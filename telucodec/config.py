@@ -34,7 +34,7 @@ class QuantizerConfig:
     )
     ema_decay: float = 0.99  # of the sums behind EMA codewords, and of the usage counts that find dead ones
     commitment_weight: float = 0.25  # of the commitment loss beside the codebook loss
-    dropout: float = 0.5  # share of training items that use a random number of stages, 1 to Q
+    dropout: float = 0.7  # share of training items that use a random number of stages, 1 to Q, on average
     revive_below: float = 0.03  # a codeword used less than this share of the mean use is replaced
 
     def __post_init__(self) -> None:
@@ -149,12 +149,12 @@ class LossConfig:
     l1: float = 4.0
     mse: float = 0.0
     rms: float = 4.0
-    range: float = 4.0
+    range: float = 8.0
     stft: float = 0.0
     mel: float = 8.0
     spectrum: float = 5.0
     disturbance: float = 12.0
-    envelope: float = 6.0
+    envelope: float = 10.0
     similarity: float = 6.0
     average_spectrum: float = 0.5
     vq: float = 10.0  # the higher, the smaller the latents and the nearer the output scale to 1
