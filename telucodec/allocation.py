@@ -3,7 +3,8 @@
 Free of torch. Shapes: Q codebooks, L frames of a packet, P packets.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,6 +28,9 @@ SAFETY = 1.006  # times what is to be expected, so that the next part does not m
 SPAN = 1024.0  # times the first price, up and down, is searched
 N_COARSE, N_FINE = 20, 24  # steps in the whole span, and in each of these steps
 FAR = 8  # of the fine steps, a quarter more or less: prices that differ by no more hardly cost quality
+N_STEPS_TRIED = 8  # of a lattice quantizer
+PER_STEP = 0.05  # about what the next larger step takes off the logarithm of the rate
+LARGEST_STEP = 255
 BLOCK = 64  # packets whose depths are chosen together, which bounds the memory
 
 
@@ -36,6 +40,16 @@ class Frames:
 
     codes: Codes  # [Q, L]
     errors: NDArray[np.float32]  # [Q + 1, L] squared error of the latents after 0 to Q stages
+    latents: NDArray[np.float32] | None = None  # [D, L], where codes are chosen anew for each rate
+
+    def part(self, start: int, stop: int) -> "Frames":
+        """Frames ``start`` to ``stop``."""
+        latents = None if self.latents is None else self.latents[:, start:stop]
+        return Frames(self.codes[:, start:stop], self.errors[:, start:stop], latents)
+
+
+CodesAt = Callable[[NDArray[np.float32], int], Codes]
+"""Latents ``[D, L]`` and the code of a step to codes ``[Q, L]`` that a lattice quantizer chooses with it."""
 
 
 class Allocator(Protocol):
@@ -119,6 +133,38 @@ class Budgeted:
         if best is None:
             trial.code(np.arange(len(trial.rungs)), trial.ladder.n_rungs - 1)
         return best or trial.payloads
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Codes of a lattice quantizer with the finest step at which the packets stay within a budget.
+
+    Packets that do not fit with any step are coded with the largest.
+    """
+
+    coder: PacketCoder
+    codes_at: CodesAt
+    kbps: float
+
+    def payloads(self, packets: Sequence[Frames], seconds: float) -> list[bytes]:
+        """See `Allocator.payloads`."""
+        budget = 1000 * self.kbps * seconds
+        step = int(np.median([packet.codes[0].min() for packet in packets]))
+        tried: dict[int, tuple[float, list[bytes]]] = {}
+        while step not in tried and len(tried) < N_STEPS_TRIED:
+            total, _ = tried[step] = self._coded(packets, step)
+            step += math.ceil(math.log(max(total, 1.0) / max(budget, 1.0)) / PER_STEP)
+            step = min(max(step, 0), LARGEST_STEP)
+        fitting = [found for found in tried.values() if found[0] <= budget]
+        if not fitting:
+            return self._coded(packets, LARGEST_STEP)[1]
+        return max(fitting, key=lambda found: found[0])[1]
+
+    def _coded(self, packets: Sequence[Frames], step: int) -> tuple[float, list[bytes]]:
+        """Bits and payloads with one step."""
+        codes = [self.codes_at(packet.latents, step) for packet in packets if packet.latents is not None]
+        payloads = self.coder.encode_all(codes)
+        return 8.0 * sum(map(len, payloads)), payloads
 
 
 class _Ladder:
@@ -248,6 +294,10 @@ def plan_stages(
     limit = available if n_codebooks is None else n_codebooks
     if not 1 <= limit <= available:
         raise ConfigError(f"{limit} codebooks asked for; this model has 1 to {available}")
+    if config.quantizer.sweeps and entropy == "variable":
+        raise ConfigError("this model keeps to a rate by its step, not by variable depth; choose static")
+    if config.quantizer.sweeps and entropy == "static" and kbps is not None:
+        return StagePlan(entropy, limit, kbps)
     if entropy == "variable":
         if kbps is None:
             raise ConfigError("variable depth needs a rate; give kbps, or choose static")
@@ -264,15 +314,25 @@ def plan_stages(
 
 
 def build_allocator(
-    config: ModelConfig, model_folder: Path | None, coder: PacketCoder, plan: StagePlan, *, is_held: bool
+    config: ModelConfig,
+    model_folder: Path | None,
+    coder: PacketCoder,
+    plan: StagePlan,
+    *,
+    is_held: bool,
+    codes_at: CodesAt | None = None,
 ) -> Allocator:
     """What carries out ``plan``; with ``is_held`` its rate is a budget for all packets it is given at once.
+
+    It always is with ``codes_at``, which a lattice quantizer has.
 
     Raises:
         ModelError: the weights have no prices that a rate could begin from.
     """
     if plan.kbps is None:
         return Even(coder)
+    if codes_at is not None:
+        return Stepped(coder, codes_at, plan.kbps)
     rates = cumulative_kbps("static", config.stage_kbps, plan.n_codebooks, model_folder)
     bits = np.array(rates) * 1000 / config.frame_rate_hz
     price = price_of(plan.kbps, model_folder)

@@ -36,6 +36,9 @@ class QuantizerConfig:
     commitment_weight: float = 0.25  # of the commitment loss beside the codebook loss
     dropout: float = 0.7  # share of training items that use a random number of stages, 1 to Q, on average
     revive_below: float = 0.03  # a codeword used less than this share of the mean use is replaced
+    sweeps: tuple[
+        int, ...
+    ] = ()  # latents that each sweep of a lattice quantizer covers, see model/lattice.py
 
     def __post_init__(self) -> None:
         size, update = self.codebook_size, self.codebook_update
@@ -50,6 +53,20 @@ class QuantizerConfig:
         _require(update in ("ema", "gradient"), "quantizer.codebook_update", update, '"ema" or "gradient"')
         _require(0 <= self.dropout <= 1, "quantizer.dropout", self.dropout, "a share from 0 to 1")
         _require(0 < self.ema_decay < 1, "quantizer.ema_decay", self.ema_decay, "a number between 0 and 1")
+        if self.sweeps:
+            self._check_lattice()
+
+    def _check_lattice(self) -> None:
+        is_even = all(n > 0 and n % 2 == 0 for n in self.sweeps)
+        _require(is_even, "quantizer.sweeps", self.sweeps, "even numbers above 0")
+        _require(self.codebook_size == 256, "quantizer.codebook_size", self.codebook_size, "256 with sweeps")
+        n_stages = 1 + sum(self.sweeps) // 2
+        _require(
+            self.n_codebooks == n_stages,
+            "quantizer.n_codebooks",
+            self.n_codebooks,
+            f"{n_stages}: the step, and one for each pair of latents in the sweeps",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +106,13 @@ class ModelConfig:
             f"1 to model.hop ({self.hop})",
         )
         _require(0 < self.companding <= 1, "model.companding", self.companding, "an exponent in (0, 1]")
+        sweeps = self.quantizer.sweeps
+        _require(
+            max(sweeps, default=0) <= self.latent_dim,
+            "quantizer.sweeps",
+            sweeps,
+            f"up to model.latent_dim ({self.latent_dim})",
+        )
 
     @property
     def delay(self) -> int:
@@ -186,7 +210,7 @@ class TrainConfig:
     """Budget, rhythm and machinery of a run."""
 
     seed: int = 0
-    parts: str = "all"  # what learns: "all", or "decoder" of given weights, whose streams stay valid
+    parts: str = "all"  # what learns: "all"; "decoder" of given weights, whose streams stay valid; "tables"
     n_epochs: int = 0  # ends the run after this many passes over the training minutes; 0 leaves it to n_steps
     n_steps: int = 10_500
     n_steps_per_epoch: int = 0  # 0 derives it: one pass over the training minutes
@@ -209,7 +233,12 @@ class TrainConfig:
         _require(
             self.device in ("auto", "cpu", "cuda"), "train.device", self.device, '"auto", "cpu" or "cuda"'
         )
-        _require(self.parts in ("all", "decoder"), "train.parts", self.parts, '"all" or "decoder"')
+        _require(
+            self.parts in ("all", "decoder", "tables"),
+            "train.parts",
+            self.parts,
+            '"all", "decoder" or "tables"',
+        )
         _require(self.precision in known, "train.precision", self.precision, f"one of {', '.join(known)}")
         _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
         for name in ("n_steps", "log_every", "validate_every", "save_every", "keep_last"):
@@ -266,6 +295,14 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.model.quantizer.sweeps) == (self.train.parts == "tables"),
+            "train.parts",
+            self.train.parts,
+            '"tables" with quantizer.sweeps, whose lattices need no training, and only with them',
+        )
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -30,6 +30,7 @@ from telucodec.coders import build_coder, coder_for
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import Codec
 from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
+from telucodec.model.lattice import LatticeQuantizer
 from telucodec.model.live import Analysis, analysis, live_analysis, live_synthesis
 from telucodec.nn.recorded import Recorded
 
@@ -89,13 +90,23 @@ class StreamEncoder:
         complaint = self.header.complaint()
         if complaint:
             raise ConfigError(complaint)
+        self._codec = codec
         if frames_per_packet < FILE_FRAMES:
             self._analysis: Analysis | Recorded = live_analysis(codec, plan.n_codebooks, frames_per_packet)
         else:
             self._analysis = analysis(codec, plan.n_codebooks)
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
         self._is_held = is_held and plan.kbps is not None
-        self._allocator = build_allocator(config, codec.folder, coder, plan, is_held=self._is_held)
+        is_stepped = plan.kbps is not None and isinstance(codec.quantizer, LatticeQuantizer)
+        self._allocator = build_allocator(
+            config,
+            codec.folder,
+            coder,
+            plan,
+            is_held=self._is_held,
+            codes_at=self._codes_at if is_stepped else None,
+        )
+        self._n_codebooks = plan.n_codebooks
         self._held: list[Frames] = []  # packets not coded yet
         self._like = codec.decoder.output_scale.new_empty(1, 0, 0)
         self._state = codec.encoder.initial_state(self._like)
@@ -178,10 +189,7 @@ class StreamEncoder:
         if n_frames:
             frames = self._analyzed(self._pending[: n_frames * self.header.hop])
             step = self.header.frames_per_packet
-            self._held += [
-                Frames(frames.codes[:, at : at + step], frames.errors[:, at : at + step])
-                for at in range(0, n_frames, step)
-            ]
+            self._held += [frames.part(at, at + step) for at in range(0, n_frames, step)]
         self._pending[:] = 0
         self._n_pending = 0
         n_held = len(self._held) * self.header.frames_per_packet
@@ -208,8 +216,19 @@ class StreamEncoder:
     def _analyzed(self, samples: Samples) -> Frames:
         """Codes and errors of the next whole frames, ``[L * hop]``."""
         wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
-        (codes, errors), self._state = self._analysis.step(wav, self._state)
-        return Frames(codes[0].cpu().numpy().astype(np.uint16), errors[0].cpu().numpy())
+        (latents, codes, errors), self._state = self._analysis.step(wav, self._state)
+        kept = latents[0].cpu().numpy() if isinstance(self._codec.quantizer, LatticeQuantizer) else None
+        return Frames(codes[0].cpu().numpy().astype(np.uint16), errors[0].cpu().numpy(), kept)
+
+    @torch.inference_mode()
+    def _codes_at(self, latents: NDArray[np.float32], step: int) -> Codes:
+        """Codes ``[Q, L]`` of latents ``[D, L]`` with a step, for a lattice quantizer."""
+        quantizer = self._codec.quantizer
+        assert isinstance(quantizer, LatticeQuantizer)
+        given = torch.from_numpy(latents).to(self._like.device)[None]
+        codes = quantizer.encode_at(given, torch.tensor([step], device=given.device))
+        found: Codes = codes[0, : self._n_codebooks].cpu().numpy().astype(np.uint16)
+        return found
 
 
 class StreamDecoder:

@@ -20,6 +20,7 @@ from telucodec.files import replacing
 from telucodec.frames import pad_to_frames, trim_delay
 from telucodec.model.decoder import Decoder
 from telucodec.model.encoder import Encoder
+from telucodec.model.lattice import LatticeQuantizer
 from telucodec.model.quantizer import Quantized, ResidualVectorQuantizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -52,13 +53,7 @@ class Codec(nn.Module):
             "latent_dim": config.latent_dim,
         }
         self.encoder = Encoder(**shape, n_units=config.n_encoder_units, companding=config.companding)
-        self.quantizer = ResidualVectorQuantizer(
-            n_codebooks=config.quantizer.n_codebooks,
-            codebook_size=config.quantizer.codebook_size,
-            latent_dim=config.latent_dim,
-            update=config.quantizer.codebook_update,
-            search_width=config.quantizer.search_width,
-        )
+        self.quantizer = _build_quantizer(config)
         self.decoder = Decoder(**shape, n_units=config.n_decoder_units, companding=config.companding)
 
     def forward(
@@ -117,9 +112,31 @@ class Codec(nn.Module):
         return trim_delay(torch.cat(wavs, dim=-1), n_samples, self.config.delay)
 
 
+def _build_quantizer(config: ModelConfig) -> ResidualVectorQuantizer:
+    shape, dim = config.quantizer, config.latent_dim
+    if shape.sweeps:
+        return LatticeQuantizer(sweeps=shape.sweeps, codebook_size=shape.codebook_size, latent_dim=dim)
+    return ResidualVectorQuantizer(
+        n_codebooks=shape.n_codebooks,
+        codebook_size=shape.codebook_size,
+        latent_dim=dim,
+        update=shape.codebook_update,
+        search_width=shape.search_width,
+    )
+
+
 def build_codec(config: ModelConfig) -> Codec:
     """A fresh codec: lapped-transform paths as identities, everything else random."""
     return Codec(config)
+
+
+def linear_codec(config: ModelConfig) -> Codec:
+    """A fresh codec whose deep paths are silent: the lapped transform and the quantizer are all there is."""
+    codec = build_codec(config)
+    for layer in (codec.encoder.deep_out, codec.decoder.coarse_out, codec.decoder.fine_out):
+        for parameter in layer.parameters():
+            torch.nn.init.zeros_(parameter)
+    return codec
 
 
 def count_parameters(codec: Codec) -> dict[str, int]:

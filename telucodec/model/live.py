@@ -22,24 +22,28 @@ N_KEPT = 8  # recordings of each half
 
 
 class Analysis(nn.Module):
-    """Encoder and search for codes in one step, of as many stages as there are ``fits``."""
+    """Encoder and search for codes in one step."""
 
-    def __init__(self, encoder: Encoder, quantizer: ResidualVectorQuantizer, fits: Sequence[Fit]) -> None:
+    def __init__(
+        self, encoder: Encoder, quantizer: ResidualVectorQuantizer, fits: Sequence[Fit], n_codebooks: int
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.quantizer = quantizer
         self._fits = fits
+        self._n_codebooks = n_codebooks
         self._parts = nn.ModuleList(fit for fit in fits if isinstance(fit, nn.Module))  # a recording asks
 
-    def step(self, wav: Tensor, state: EncoderState) -> tuple[tuple[Tensor, Tensor], EncoderState]:
-        """Samples ``[B, 1, L * hop]`` to codes ``[B, Q, L]`` and errors ``[B, Q + 1, L]``; the next state."""
+    def step(self, wav: Tensor, state: EncoderState) -> tuple[tuple[Tensor, Tensor, Tensor], EncoderState]:
+        """``[B, 1, L * hop]`` to latents ``[B, D, L]``, codes ``[B, Q, L]`` and errors; the next state."""
         latents, state = self.encoder.step(wav, state)
-        return self.quantizer.encode_with_errors(latents, stages=self._fits), state
+        codes, errors = self.quantizer.encode_with_errors(latents, self._n_codebooks, stages=self._fits)
+        return (latents, codes, errors), state
 
 
 def analysis(codec: Codec, n_codebooks: int) -> Analysis:
     """The first half as it is, for chunks of any size."""
-    return Analysis(codec.encoder, codec.quantizer, codec.quantizer.fits(n_codebooks))
+    return Analysis(codec.encoder, codec.quantizer, codec.quantizer.fits(n_codebooks), n_codebooks)
 
 
 def live_analysis(codec: Codec, n_codebooks: int, n_frames: int) -> Recorded:
@@ -55,7 +59,7 @@ def live_synthesis(codec: Codec, n_frames: int) -> Recorded:
 @lru_cache(maxsize=N_KEPT)
 def _live_analysis(codec: Codec, _: tuple[int, ...], n_codebooks: int, n_frames: int) -> Recorded:
     fits = codec.quantizer.fits(n_codebooks, is_packed=True)
-    half = Analysis(packed(codec.encoder), codec.quantizer, fits)
+    half = Analysis(packed(codec.encoder), codec.quantizer, fits, n_codebooks)
     wav = codec.decoder.output_scale.new_zeros(1, 1, n_frames * codec.config.hop)
     return Recorded(half, wav, codec.encoder.initial_state(wav))
 

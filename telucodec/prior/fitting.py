@@ -29,12 +29,14 @@ from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import Codes
 from telucodec.errors import DataError
-from telucodec.prior.tables import SCORE_LIMIT, STEP_BITS, UNUSED, Tables, score_bounds
+from telucodec.prior.tables import SCORE_LIMIT, STEP_BITS, UNUSED, Tables, score_bounds, stage_dtype
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Context = tuple[int, int]
+"""A stage, and frames away from the code that is predicted."""
 
 PACKET_FRAMES = 25  # that contexts may reach over
 PRIOR_COUNTS = 600.0  # weight of the stage's own distribution in that of a class
@@ -73,6 +75,7 @@ def fit_tables(
     packet_frames: int = PACKET_FRAMES,
     n_classes: int = N_CLASSES,
     rank: int = RANK,
+    contexts: Sequence[Sequence[Context]] | None = None,
 ) -> Tables:
     """Integer tables for codes like these; a few seconds per stage and hour of speech.
 
@@ -82,15 +85,16 @@ def fit_tables(
         packet_frames: of the packets that will be coded; other lengths work, a little less well.
         n_classes: of the codewords of one context of stage 0, at most 254; later stages have fewer.
         rank: R of the experts of one stage together.
+        contexts: of each stage, by which its codes are predicted; the stages just before it if None.
 
     Raises:
         DataError: no frames, clips that differ in Q, or a code that is not below ``codebook_size``.
     """
     frames = _gather(codes, codebook_size, packet_frames)
     n_stages = len(frames.codes)
-    contexts = [_contexts(stage) for stage in range(n_stages)]
+    contexts = [_contexts(stage) for stage in range(n_stages)] if contexts is None else contexts
     n_contexts = max(len(pairs) for pairs in contexts)
-    stages = np.full((n_stages, n_contexts), UNUSED, dtype=np.int8)
+    stages = np.full((n_stages, n_contexts), UNUSED, dtype=stage_dtype(n_stages))
     offsets = np.zeros((n_stages, n_contexts), dtype=np.int8)
     classes = np.zeros((n_stages, n_contexts, codebook_size + 1), dtype=np.uint8)
     vectors = np.zeros((n_stages, n_contexts, n_classes + 1, rank))
@@ -136,7 +140,7 @@ def _gather(codes: Sequence[Codes], codebook_size: int, packet_frames: int) -> _
     return _Frames(joined, packet, packet % HELD_OUT == HELD_OUT - 1)
 
 
-def _contexts(stage: int) -> list[tuple[int, int]]:
+def _contexts(stage: int) -> list[Context]:
     """``(stage, offset)`` of the contexts of ``stage``, without repetition."""
     if stage == 0:
         return [(0, -1), (0, -2)]
@@ -146,7 +150,7 @@ def _contexts(stage: int) -> list[tuple[int, int]]:
 
 
 def _fit_stage(
-    frames: _Frames, stage: int, pairs: list[tuple[int, int]], size: int, n_classes: int, rank: int
+    frames: _Frames, stage: int, pairs: Sequence[Context], size: int, n_classes: int, rank: int
 ) -> tuple[NDArray[np.uint8], Floats, Floats, Floats]:
     """Classes ``[J, K + 1]``, vectors ``[J, C + 1, R]``, basis ``[R, K]``, bias ``[K]``; products in bits."""
     target, is_counted = frames.codes[stage], ~frames.is_held_out

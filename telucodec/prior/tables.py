@@ -33,7 +33,7 @@ STEP_BITS = 6  # ``powers`` has 2 ** STEP_BITS steps per bit
 SCORE_LIMIT = 1 << 23
 UNUSED = -1  # a context stage that is none
 _DTYPES = {
-    "stages": np.int8,
+    "stages": np.int8,  # of up to 128 stages, see `stage_dtype`
     "offsets": np.int8,
     "classes": np.uint8,
     "vectors": np.int16,
@@ -44,11 +44,16 @@ _DTYPES = {
 }
 
 
+def stage_dtype(n_stages: int) -> type[np.int8] | type[np.int16]:
+    """Of the numbers of so many stages."""
+    return np.int8 if n_stages <= np.iinfo(np.int8).max + 1 else np.int16
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tables:
     """The integers; checked on construction, ``ModelError`` if they do not fit each other."""
 
-    stages: NDArray[np.int8]  # [Q, J] stage of each context, UNUSED for none
+    stages: NDArray[np.int8 | np.int16]  # [Q, J] stage of each context, UNUSED for none
     offsets: NDArray[np.int8]  # [Q, J] frames from the code that is predicted; negative: earlier
     classes: NDArray[np.uint8]  # [Q, J, K + 1] of each codeword, and last of no codeword
     vectors: NDArray[np.int16]  # [Q, J, C, R]
@@ -70,11 +75,15 @@ class Tables:
     def codebook_size(self) -> int:
         return len(self.basis[0, 0])
 
+    @property
+    def _dtypes(self) -> dict[str, type]:
+        return {**_DTYPES, "stages": stage_dtype(len(self.basis))}
+
     @cached_property
     def hash(self) -> bytes:
         """First 8 bytes of the SHA-256 of name, shape and little-endian values of each array."""
         digest = hashlib.sha256()
-        for name, dtype in _DTYPES.items():
+        for name, dtype in self._dtypes.items():
             array = getattr(self, name)
             digest.update(f"{name}{list(array.shape)}".encode())
             digest.update(array.astype(np.dtype(dtype).newbyteorder("<")).tobytes())
@@ -105,7 +114,7 @@ class Tables:
         return cls(**arrays)
 
     def _complaint(self) -> str | None:
-        for name, dtype in _DTYPES.items():
+        for name, dtype in self._dtypes.items():
             array = getattr(self, name)
             if array.dtype != dtype:
                 return f"{name} is {array.dtype}; expected {np.dtype(dtype)}"

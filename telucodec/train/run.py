@@ -5,12 +5,14 @@ from pathlib import Path
 
 from telucodec.config import Config, config_from_dict
 from telucodec.errors import ConfigError, DataError, ModelError
-from telucodec.model.codec import Codec, load_codec
+from telucodec.model.codec import Codec, linear_codec, load_codec, save_codec
 from telucodec.train.budget import NO_LIMITS, Budget, Meter
+from telucodec.train.card import model_card
 from telucodec.train.checkpoint import checkpoints, load_checkpoint
 from telucodec.train.data import Corpus, load_corpus, split_speakers
 from telucodec.train.diagnostics.diagnosis import Diagnosis
 from telucodec.train.doctor import Doomed, write_down
+from telucodec.train.entropy import write_entropy
 from telucodec.train.facts import data_line, size_line, write_facts
 from telucodec.train.faults import spoil_corpus
 from telucodec.train.loop import train
@@ -57,6 +59,8 @@ def train_run(
         ModelError: weights or a checkpoint that do not fit the configuration.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if config.train.parts == "tables":
+        return _fitted(config, data_dir, out, watcher)
     found = _found_checkpoints(config, out, resume=resume, has_weights=init_from is not None)
     meter = Meter(budget, out)
     corpora = load_data(config, data_dir)
@@ -87,6 +91,21 @@ def train_run(
         return Outcome(None, *end, STOPPED_BY_DOCTOR, run.figures, tuple(diagnoses))
     stopped_by = "" if end[0] >= end[1] else _limit(meter, signals)
     return Outcome(run.export(), *end, stopped_by, run.figures)
+
+
+def _fitted(config: Config, data_dir: Path, out: Path, watcher: Watcher) -> Outcome:
+    """Weights that are the linear path alone, and entropy tables fitted to them; no gradient is computed."""
+    corpora = load_data(config, data_dir)
+    codec = linear_codec(config.model)
+    watcher.line(size_line(codec))
+    watcher.line(data_line(*corpora))
+    folder = out / "weights"
+    save_codec(codec, folder)
+    codec = load_codec(folder)  # in half precision, as it will be used
+    (folder / "README.md").write_text(model_card(codec, config, corpora[0], 0, {}), encoding="utf-8")
+    write_entropy(folder, codec, *corpora, max_minutes=config.train.entropy_minutes, seed=config.train.seed)
+    write_facts(out, config, data_dir, codec.decoder.output_scale.device, "skipped")
+    return Outcome(folder, 0, 0, "", {})
 
 
 def _found_checkpoints(config: Config, out: Path, *, resume: bool, has_weights: bool) -> list[Path]:
