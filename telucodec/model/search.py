@@ -20,6 +20,7 @@ Fit = Callable[[Tensor], Tensor]
 """Vectors ``[N, D]`` to half of what each codeword takes off their squared error, ``[N, K]``."""
 
 N_ROWS = 64  # of the candidates laid out as a matrix, to look for the best column by column
+N_FEW = 4  # vectors for which looking through all is faster
 
 
 def fits(codebooks: Tensor, *, is_packed: bool = False) -> list[Fit]:
@@ -90,7 +91,7 @@ def _largest(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
     largest maxima if a row is laid out as a matrix.
     """
     n_columns = values.shape[1] // N_ROWS
-    if n_columns < 2 * n or values.shape[1] % N_ROWS:
+    if len(values) <= N_FEW or n_columns < 2 * n or values.shape[1] % N_ROWS:
         return values.topk(n)
     matrix = values.view(len(values), N_ROWS, n_columns)
     columns = matrix.amax(dim=1).topk(n).indices  # [N, n]
