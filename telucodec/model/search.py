@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as fn
 
 from telucodec.nn.packed import Packed, can_pack
 
@@ -74,7 +75,7 @@ def _widened(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: i
         gain, place = _largest(total.flatten(1), min(width, n_paths * size))
         parent, code = place // size, place % size
         gain = gain - gain[:, :1]  # sums that grow would lose digits
-        residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - codebook[code]
+        residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - fn.embedding(code, codebook)
         steps.append((parent, code))
     path = torch.zeros_like(steps[-1][0][:, :1])  # the best is the first
     codes = []
