@@ -22,6 +22,7 @@ Fit = Callable[[Tensor], Tensor]
 """Vectors ``[N, D]`` to half of what each codeword takes off their squared error, ``[N, K]``."""
 
 N_ROWS = 64  # of the candidates laid out as a matrix, to look for the best column by column
+N_FEW = 4  # vectors for which looking through all is faster
 
 
 def fits(codebooks: Tensor, *, is_packed: bool = False) -> list[Fit]:
@@ -71,7 +72,7 @@ def _widened(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: i
         gain, place = _largest(total.flatten(1), min(width, n_paths * size))
         parent, code = place // size, place % size
         gain = gain - gain[:, :1]  # sums that grow would lose digits
-        residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - codebook[code]
+        residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - fn.embedding(code, codebook)
         steps.append((parent, code))
     path = torch.zeros_like(steps[-1][0][:, :1])  # the best is the first
     codes = []
@@ -88,7 +89,7 @@ def _largest(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
     largest maxima if a row is laid out as a matrix.
     """
     n_columns = values.shape[1] // N_ROWS
-    if n_columns < 2 * n or values.shape[1] % N_ROWS:
+    if len(values) <= N_FEW or n_columns < 2 * n or values.shape[1] % N_ROWS:
         return values.topk(n)
     matrix = values.view(len(values), N_ROWS, n_columns)
     columns = matrix.amax(dim=1).topk(n).indices  # [N, n]
