@@ -3,8 +3,8 @@
 The nearest codeword of each stage is not the best choice for the stages together. Keeping the
 best ``width`` partial sums from stage to stage (the M-search of multistage vector quantization:
 LeBlanc, Bhattacharya, Mahmoud and Cuperman 1993, IEEE Transactions on Speech and Audio Processing
-1 (4)) leaves a fifth less error after 24 stages with 4 paths; 1 is the usual greedy search. What
-decodes the codes does not change.
+1 (4)), half as many in the late stages, leaves a seventh less error with 4 paths; 1 is the usual
+greedy search. What decodes the codes does not change.
 
 Shapes: N vectors, D latent width, Q codebooks, K codewords, W paths kept.
 """
@@ -22,6 +22,7 @@ Fit = Callable[[Tensor], Tensor]
 """Vectors ``[N, D]`` to half of what each codeword takes off their squared error, ``[N, K]``."""
 
 N_ROWS = 64  # of the candidates laid out as a matrix, to look for the best column by column
+N_WIDE = 12  # stages after which half as many paths do
 N_FEW = 4  # vectors for which looking through all is faster
 
 
@@ -66,10 +67,11 @@ def _widened(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: i
     residual = vectors[:, None]  # [N, W, D], one path to begin with
     gain = vectors.new_zeros(n_vectors, 1)  # [N, W] half of the error taken off, less that of the best path
     steps: list[tuple[Tensor, Tensor]] = []  # the path that each path goes on from, and its codeword
-    for codebook, fit in zip(codebooks, stages, strict=False):
+    for stage, (codebook, fit) in enumerate(zip(codebooks, stages, strict=False)):
         n_paths, size = residual.shape[1], len(codebook)
+        n_kept = width if stage < N_WIDE else -(-width // 2)
         total = fit(residual.reshape(-1, dim)).view(n_vectors, n_paths, size) + gain[..., None]
-        gain, place = _largest(total.flatten(1), min(width, n_paths * size))
+        gain, place = _largest(total.flatten(1), min(n_kept, n_paths * size))
         parent, code = place // size, place % size
         gain = gain - gain[:, :1]  # sums that grow would lose digits
         residual = residual.gather(1, parent[..., None].expand(-1, -1, dim)) - fn.embedding(code, codebook)
