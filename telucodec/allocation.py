@@ -29,7 +29,8 @@ SPAN = 1024.0  # times the first price, up and down, is searched
 N_COARSE, N_FINE = 20, 24  # steps in the whole span, and in each of these steps
 FAR = 8  # of the fine steps, a quarter more or less: prices that differ by no more hardly cost quality
 N_STEPS_TRIED = 8  # of a lattice quantizer
-PER_STEP = 0.05  # about what the next larger step takes off the logarithm of the rate
+PER_STEP = 0.05  # about what the next larger step takes off the logarithm of the rate, and its bounds:
+LEAST_PER_STEP, MOST_PER_STEP = 0.01, 0.1
 LARGEST_STEP = 255
 BLOCK = 64  # packets whose depths are chosen together, which bounds the memory
 
@@ -151,10 +152,15 @@ class Stepped:
         budget = 1000 * self.kbps * seconds
         step = int(np.median([packet.codes[0].min() for packet in packets]))
         tried: dict[int, tuple[float, list[bytes]]] = {}
+        per_step, before = PER_STEP, None  # the latter a step and the logarithm of its rate over the budget
         while step not in tried and len(tried) < N_STEPS_TRIED:
-            total, _ = tried[step] = self._coded(packets, step)
-            step += math.ceil(math.log(max(total, 1.0) / max(budget, 1.0)) / PER_STEP)
-            step = min(max(step, 0), LARGEST_STEP)
+            tried[step] = self._coded(packets, step)
+            excess = math.log(max(tried[step][0], 1.0) / max(budget, 1.0))
+            if before is not None:
+                seen = (excess - before[1]) / (before[0] - step)
+                per_step = min(max(seen, LEAST_PER_STEP), MOST_PER_STEP)
+            before = step, excess
+            step = min(max(step + math.ceil(excess / per_step), 0), LARGEST_STEP)
         fitting = [found for found in tried.values() if found[0] <= budget]
         if not fitting:
             return self._coded(packets, LARGEST_STEP)[1]

@@ -46,12 +46,12 @@ def test_telugu_comes_through_a_file_above_14_db(shipped, tmp_path):
     assert snr_of(shipped, tmp_path / "a.wav") > 14
 
 
-@pytest.mark.parametrize(("kbps", "least_db"), [(16.0, 25.0), (24.0, 28.0), (48.0, 35.0)])
+@pytest.mark.parametrize(("kbps", "least_db"), [(16.0, 25.0), (24.0, 40.0), (48.0, 45.0)])
 def test_the_transparent_weights_keep_the_waveform_at_their_rate(tmp_path, kbps, least_db):
     codec = open_codec("transparent-16k", device="cpu")
     report = encode_file(codec, CLIP, tmp_path / "a.codes", options=EncodeOptions(kbps=kbps))
     decode_file(codec, tmp_path / "a.codes", tmp_path / "a.wav")
-    assert 0.85 * kbps < report.payload_kbps <= kbps
+    assert 0.95 * kbps < report.payload_kbps <= kbps
     assert snr_of(codec, tmp_path / "a.wav") > least_db
 
 
