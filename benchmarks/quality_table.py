@@ -3,7 +3,7 @@
 After new weights, with DEV a folder of clips that the weights never heard (keep what the files are named):
 
     telucodec eval DEV/cv-te DEV/librispeech DEV/mfa-tests DEV/msc-ml DEV/speechocean762 \\
-        --kbps 1.5 3 6 9 --metrics all --resume rows.jsonl --json > eval.jsonl
+        --kbps 1.6 3.2 6 9.2 --metrics all --resume rows.jsonl --json > eval.jsonl
     make tables ROWS=eval.jsonl
 
 The second command stores the means of the rows as `telucodec/pretrained/speech-16k/figures.json`, with the

@@ -271,7 +271,8 @@ def test_a_codeword_revived_in_a_step_equals_its_replacement_when_the_step_is_ov
 
 
 def test_dropout_draws_all_stages_or_any_number_of_them_from_seed_and_step():
-    config = with_update("ema")
+    quantizer = dataclasses.replace(MODEL.quantizer, dropout=0.5)
+    config = dataclasses.replace(with_update("ema"), model=dataclasses.replace(MODEL, quantizer=quantizer))
     assert torch.equal(draw_stages(64, config, 5), draw_stages(64, config, 5))
     assert not torch.equal(draw_stages(64, config, 5), draw_stages(64, config, 6))
     drawn = draw_stages(8000, config, 0)
