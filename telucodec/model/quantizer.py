@@ -129,13 +129,10 @@ class ResidualVectorQuantizer(nn.Module):
         ``stages`` are those of `fits` for as many stages, and say how many if ``n_codebooks`` is None.
         """
         stages = self.fits(n_codebooks) if stages is None else stages
-        residual = latents.float()
-        codes = self._codes(residual, stages)
-        errors = [residual.square().sum(dim=1)]
-        for codebook, chosen in zip(self.codebooks, codes.unbind(dim=1), strict=False):
-            residual = residual - fn.embedding(chosen, codebook).transpose(1, 2)
-            errors.append(residual.square().sum(dim=1))
-        return codes, torch.stack(errors, dim=1)
+        codes = self._codes(latents.float(), stages)
+        wanted = latents.float().transpose(1, 2)[:, None]  # [B, 1, L, D]
+        left = wanted - self._codewords(codes).detach().cumsum(dim=1)  # [B, Q', L, D]
+        return codes, torch.cat([wanted, left], dim=1).square().sum(dim=3)
 
     def _codes(self, latents: Tensor, stages: Sequence[Fit]) -> Tensor:
         n_items, dim, n_frames = latents.shape
@@ -148,10 +145,14 @@ class ResidualVectorQuantizer(nn.Module):
 
         A negative code adds nothing: the frame ends at an earlier stage.
         """
+        codewords = self._codewords(codes.clamp_min(0))
+        return (codewords * (codes >= 0)[..., None]).sum(dim=1).transpose(1, 2)
+
+    def _codewords(self, codes: Tensor) -> Tensor:
+        """Codes ``[B, Q', L]`` -> ``[B, Q', L, D]``."""
         n_stages, size = codes.shape[1], self.codebooks.shape[1]
         first = size * torch.arange(n_stages, device=codes.device)[:, None]  # of each codebook
-        codewords = fn.embedding(codes.clamp_min(0) + first, self.codebooks.flatten(0, 1))  # [B, Q', L, D]
-        return (codewords * (codes >= 0)[..., None]).sum(dim=1).transpose(1, 2)
+        return fn.embedding(codes + first, self.codebooks.flatten(0, 1))
 
 
 def spread(errors: Tensor, n_active: Tensor) -> Tensor:
