@@ -218,7 +218,9 @@ class StreamEncoder:
         wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
         (latents, codes, errors), self._state = self._analysis.step(wav, self._state)
         # Copies: small tensors kept between large ones that come and go would let the heap grow.
-        kept = latents[0].cpu().numpy().copy() if isinstance(self._codec.quantizer, LatticeQuantizer) else None
+        kept = (
+            latents[0].cpu().numpy().copy() if isinstance(self._codec.quantizer, LatticeQuantizer) else None
+        )
         return Frames(codes[0].cpu().numpy().astype(np.uint16), errors[0].cpu().numpy().copy(), kept)
 
     @torch.inference_mode()
