@@ -36,9 +36,7 @@ class QuantizerConfig:
     commitment_weight: float = 0.25  # of the commitment loss beside the codebook loss
     dropout: float = 0.7  # share of training items that use a random number of stages, 1 to Q, on average
     revive_below: float = 0.03  # a codeword used less than this share of the mean use is replaced
-    sweeps: tuple[
-        int, ...
-    ] = ()  # latents that each sweep of a lattice quantizer covers, see model/lattice.py
+    sweeps: tuple[int, ...] = ()  # latents that each sweep covers, for lattices (model/lattice.py)
 
     def __post_init__(self) -> None:
         size, update = self.codebook_size, self.codebook_update

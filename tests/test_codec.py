@@ -353,3 +353,12 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path, damage):
     damage(tmp_path)
     with pytest.raises(ModelError, match=str(tmp_path)):
         load_codec(tmp_path)
+
+
+def test_weights_of_versions_before_the_logarithm_are_refused_with_a_remedy(tmp_path):
+    save_codec(make(), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    weights["decoder.output_scale"] = weights.pop("decoder.log_output_scale").exp()
+    save_file(weights, tmp_path / WEIGHTS)
+    with pytest.raises(ModelError, match=r"of a version before 0\.4: use that one, or train anew"):
+        load_codec(tmp_path)

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from telucodec.model.search import _largest, fits, nearest, search
+from telucodec.model.search import N_WIDE, _largest, fits, nearest, search
 
 D = 6
 
@@ -46,8 +46,9 @@ def test_as_many_paths_as_there_are_sums_find_the_best_of_all():
     assert (errors(vectors, codebooks, found(vectors, codebooks, 1)) > best + 1e-3).any()
 
 
-def test_more_paths_leave_less_error():
-    vectors, codebooks = draw(8, 128, n_vectors=200)
+@pytest.mark.parametrize("n_codebooks", [8, N_WIDE + 4])
+def test_more_paths_leave_less_error(n_codebooks):
+    vectors, codebooks = draw(n_codebooks, 128, n_vectors=200)
     left = [
         float(errors(vectors, codebooks, found(vectors, codebooks, width)).mean()) for width in (1, 2, 4, 16)
     ]

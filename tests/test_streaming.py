@@ -99,6 +99,13 @@ def test_groups_of_packets_join_over_their_borders(codec):
     np.testing.assert_allclose(decoded(codec, data, (999,)), decoded(codec, data), rtol=0, atol=1e-5)
 
 
+def test_what_is_held_back_is_copied_out_of_the_network(codec):
+    encoder = StreamEncoder(codec)
+    frames = encoder._analyzed(noise(2 * codec.config.hop))
+    assert frames.codes.flags.owndata
+    assert frames.errors.flags.owndata
+
+
 @pytest.mark.parametrize("frames_per_packet", [1, 3, 25])
 def test_packets_of_any_size_say_what_the_codec_says_as_a_whole(codec, frames_per_packet):
     wav = noise(8_000)

@@ -25,6 +25,7 @@ from telucodec.model.quantizer import Quantized, ResidualVectorQuantizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CODES_OF = "codes_of"  # in the metadata of weights that keep the encoder and codebooks of others: their id
+OLD_SCALE = "decoder.output_scale"  # in weights of versions before 0.4, which had no logarithm of it
 CHUNK_FRAMES = 500  # that the network sees at once, so that memory does not grow with the file
 
 
@@ -191,7 +192,10 @@ def load_codec(folder: Path, *, device: str | torch.device = "cpu") -> Codec:
     try:
         codec.load_state_dict(weights)  # into float32 parameters
     except RuntimeError as error:
-        raise ModelError(f"{folder}: the weights do not fit {CONFIG}: {error}") from error
+        remedy = (
+            "; they are of a version before 0.4: use that one, or train anew" if OLD_SCALE in weights else ""
+        )
+        raise ModelError(f"{folder}: the weights do not fit {CONFIG}: {error}{remedy}") from error
     codec.folder = folder
     codec.model_id = codes_of or hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:8]
     return codec.to(device).eval().requires_grad_(False)

@@ -91,9 +91,8 @@ class LatticeQuantizer(ResidualVectorQuantizer):
         n_codebooks: int | None = None,
         *,
         stages: Sequence[Fit] | None = None,
-        search_width: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `ResidualVectorQuantizer.encode_with_errors`; ``stages`` and ``search_width`` say nothing."""
+        """See `ResidualVectorQuantizer.encode_with_errors`; ``stages`` say nothing."""
         codes = self.encode(latents, n_codebooks)
         errors = [latents.square().sum(dim=1)] * 2  # the step alone takes nothing off
         residual = latents.float().clone()

@@ -5,10 +5,8 @@ import statistics
 from telucodec.train.diagnostics.diagnosis import Evidence
 from telucodec.train.diagnostics.history import History, Rule
 
-BAND = (
-    0.1,
-    10.0,
-)  # of the norm after warmup; healthy: 0.6 to 2.7 for the patience, 0.2 to 7.7 at single steps
+# Of the norm after warmup; healthy: 0.6 to 2.7 for the patience, 0.2 to 7.7 at single steps.
+BAND = (0.1, 10.0)
 PASSED_ON = 1e-3  # by which the quantizer's Jacobian may differ from the identity
 GROWN = 5.0  # times the run's own median; healthy: 1.2, and 3.0 across two changes of the loss weights
 AWAY = 0.3  # relative distance from the start of every part; healthy: 0.05 in 50 steps, 0.13 in 6,700

@@ -13,9 +13,8 @@ from telucodec.train.diagnostics.diagnosis import Diagnosis, Evidence, diagnose
 DEEP = 16  # kernels in one part; the default's encoder has 21, its decoder 25
 WARMUP_STEPS = 20  # fewer are none
 UNCLIPPED = 10.0  # times the gradient at the start: such a limit is none
-EPSILONS = (
-    100.0  # that a clipped gradient must hold per parameter; at 130 the encoder's steps are 9 % smaller
-)
+# That a clipped gradient must hold per parameter; at 130 the encoder's steps are 9 % smaller.
+EPSILONS = 100.0
 
 
 def check_plan(
