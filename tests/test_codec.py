@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from streaming import in_chunks, reach
 from torch import nn
+from torch.nn import functional as fn
 
 from telucodec.config import ModelConfig, QuantizerConfig
 from telucodec.errors import ModelError
@@ -171,25 +172,50 @@ def test_fewer_codebooks_are_a_prefix_of_a_greedy_search_and_every_prefix_decode
         torch.testing.assert_close(estimate, trained, rtol=0, atol=1e-5)
 
 
-def test_signs_of_the_upper_half_of_the_fine_path_are_random_and_the_same_on_every_machine():
+def test_signs_of_the_fine_path_are_random_and_the_same_on_every_machine():
     signs = random_signs(40, 8)
     assert signs.shape == (N_SIGNED, 40, 8)
-    assert (signs[:, :20] == 1).all()
-    assert (signs[:, 20:].abs() == 1).all()
+    assert (signs.abs() == 1).all()
+    assert (signs[:, :9] == 1).all(), "codes tell these"
+    assert (signs[:, 9:20] == signs[:, 9:10, :1]).all(), "one for each frame"
+    assert signs[:, 9, 0].mean().abs() < 0.05
     assert signs[:, 20:].mean().abs() < 0.01
     ones = (signs[:, 20:] < 0).to(torch.uint8).numpy().tobytes()
     assert hashlib.sha256(ones).hexdigest()[:16] == "beeaf4b04f54001c"
+    ones = (signs[:, 9, 0] < 0).to(torch.uint8).numpy().tobytes()
+    assert hashlib.sha256(ones).hexdigest()[:16] == "280f3b9329a271c2"
 
 
-def test_a_steady_hiss_does_not_repeat_from_frame_to_frame():
+def test_only_tones_that_codes_tell_the_signs_of_repeat_from_frame_to_frame():
     decoder = build_codec(ModelConfig()).decoder
     with torch.no_grad():
         decoder.fine_out.bias.fill_(0.3)
-        frames = decoder(torch.zeros(1, 128, 40))[0, 0].view(40, 320)[20:]
+        frames = decoder(torch.zeros(1, 128, 420))[0, 0].view(420, 320)[20:]
     spectra = torch.fft.rfft(frames)
-    hiss, tone = torch.fft.irfft(spectra[:, 90:]), torch.fft.irfft(spectra[:, :70])
-    likeness = [float(torch.corrcoef(part).fill_diagonal_(0).abs().max()) for part in (hiss, tone)]
-    assert likeness[0] < 0.5 < 0.99 < likeness[1]
+    for bins, least, most in (
+        (slice(0, 32), 0.99, 1),
+        (slice(44, 76), -0.1, 0.1),
+        (slice(90, 160), -0.1, 0.1),
+    ):
+        band = torch.zeros_like(spectra)
+        band[:, bins] = spectra[:, bins]
+        wav = torch.fft.irfft(band)
+        likeness = float(fn.cosine_similarity(wav[1:].flatten(), wav[:-1].flatten(), dim=0))
+        assert least < likeness <= most + 1e-6, bins
+
+
+def test_training_items_begin_at_their_own_place_in_the_signs():
+    codec = make(ModelConfig())
+    with torch.no_grad():
+        codec.decoder.fine_out.bias.fill_(0.3)
+    wav = torch.zeros(2, 1, 3200)
+    same, other = (codec(wav, place=torch.tensor(place)).wav for place in ([0, 0], [0, 77]))
+    assert torch.equal(same[0], other[0])
+    assert not torch.allclose(same[1], other[1], atol=1e-3)
+    with torch.no_grad():
+        whole = codec.decoder(torch.zeros(1, 128, 100))[..., 77 * 320 :]
+        part = codec.decoder(torch.zeros(1, 128, 50), torch.tensor([50]))[..., 27 * 320 :]
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_codebooks", [-1, 0, 5])

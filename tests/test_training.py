@@ -24,13 +24,14 @@ from telucodec.config import (
 from telucodec.errors import DataError, ModelError
 from telucodec.model.codebooks import CodebookLearner
 from telucodec.model.codec import build_codec, load_codec
+from telucodec.model.decoder import N_SIGNED
 from telucodec.train import assembly as assembly_module
 from telucodec.train import data as data_module
 from telucodec.train import state as state_module
 from telucodec.train.budget import Budget
 from telucodec.train.checkpoint import checkpoints, load_checkpoint
 from telucodec.train.engine import build_fabric
-from telucodec.train.loop import Trainee, draw_stages, train, train_step
+from telucodec.train.loop import Trainee, draw_places, draw_stages, train, train_step
 from telucodec.train.losses import ReconstructionLoss
 from telucodec.train.optim import WeightAverage, build_optimizer
 from telucodec.train.run import train_run as checked_run
@@ -281,6 +282,15 @@ def test_dropout_draws_all_stages_or_any_number_of_them_from_seed_and_step():
     quantizer = dataclasses.replace(MODEL.quantizer, dropout=0.0)
     whole = dataclasses.replace(config, model=dataclasses.replace(MODEL, quantizer=quantizer))
     assert (draw_stages(100, whole, 0) == 4).all()
+
+
+def test_items_of_a_batch_begin_at_places_of_their_own_which_the_seed_alone_decides():
+    wav = torch.zeros(64, 1, 16)
+    places = draw_places(wav, 3)
+    assert torch.equal(places, draw_places(wav, 3))
+    assert not torch.equal(places, draw_places(wav, 4))
+    assert places.min() >= 0
+    assert N_SIGNED / 2 < places.max() < N_SIGNED
 
 
 def test_an_adversary_sees_both_signals_and_its_terms_are_optimized():

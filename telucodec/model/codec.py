@@ -58,15 +58,21 @@ class Codec(nn.Module):
         self.decoder = Decoder(**shape, n_units=config.n_decoder_units, companding=config.companding)
 
     def forward(
-        self, wav: Tensor, n_active: Tensor | None = None, *, is_spread: bool = False
+        self,
+        wav: Tensor,
+        n_active: Tensor | None = None,
+        *,
+        is_spread: bool = False,
+        place: Tensor | None = None,
     ) -> Reconstruction:
         """``[B, 1, T]`` through the first ``n_active[b]`` stages (all if None) and back to ``[B, 1, T]``.
 
-        With ``is_spread`` through so many on average, see `telucodec.model.quantizer.spread`.
+        With ``is_spread`` through so many on average, see `telucodec.model.quantizer.spread`. ``place`` is
+        the decoder's.
         """
         latents = self.encoder(pad_to_frames(wav, self.config.hop, self.config.delay))
         quantized = self.quantizer(latents, n_active, is_spread=is_spread)
-        estimate = trim_delay(self.decoder(quantized.latents), wav.shape[-1], self.config.delay)
+        estimate = trim_delay(self.decoder(quantized.latents, place), wav.shape[-1], self.config.delay)
         return Reconstruction(estimate, latents, quantized)
 
     @torch.no_grad()

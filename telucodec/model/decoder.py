@@ -3,6 +3,8 @@
 Shapes: B batch, T samples, L frames, D latent width.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from telucodec.nn.lapped import expand, lapped_synthesis
 DecoderState = tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor, tuple[Tensor, ...], Tensor, Tensor]
 
 N_SIGNED = 500  # frames after which the random signs repeat
+TOLD, SMOOTH = 0.225, 0.5  # of the fine path's coefficients: codes tell signs, and one sign serves a frame
 
 
 class Decoder(nn.Module):
@@ -24,9 +27,10 @@ class Decoder(nn.Module):
     own, and no scale can push the output past full scale. Its logarithm is what learns: steps of an
     optimizer are then shares of it, and its gradient does not grow where latents grow and it shrinks.
 
-    Codes tell how loud a hiss is, not its signs, and the network would make the same pattern in every
-    frame, which buzzes at the frame rate. So the upper half of the fine path's coefficients (from a
-    quarter of the sample rate) takes its signs from a fixed random table.
+    Codes tell the signs of low coefficients only. Above, the network would make the same pattern in every
+    frame, which buzzes at the frame rate. So the fine path's coefficients take signs from a fixed random
+    table: from a ninth of the sample rate (`TOLD`) one for each frame, which leaves the pattern inside the
+    frame to the network, and from a quarter (`SMOOTH`) each its own, as hisses are less smooth.
     """
 
     signs: Tensor
@@ -77,9 +81,14 @@ class Decoder(nn.Module):
             torch.zeros(len(like), dtype=torch.int64, device=like.device),  # number of the next frame
         )
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """``[B, D, L]`` -> ``[B, 1, L * hop]``, the first ``hop`` samples of which are the codec's delay."""
-        return self.step(latents, self.initial_state(latents))[0]
+    def forward(self, latents: Tensor, place: Tensor | None = None) -> Tensor:
+        """``[B, D, L]`` -> ``[B, 1, L * hop]``, the first ``hop`` samples of which are the codec's delay.
+
+        Args:
+            place: ``[B]`` int64, number of the first frame (None: 0), which says where the signs begin.
+        """
+        *state, first = self.initial_state(latents)
+        return self.step(latents, (*state, first if place is None else place))[0]
 
     def step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Frames ``[B, D, L]``; returns ``([B, 1, L * hop], next_state)``."""
@@ -104,14 +113,18 @@ class Decoder(nn.Module):
 
 
 def random_signs(fine_hop: int, ratio: int) -> Tensor:
-    """``[N_SIGNED, fine_hop, ratio]``: ones for the lower half of the coefficients, then 1 or -1.
+    """``[N_SIGNED, fine_hop, ratio]``: ones, then 1 or -1 for each frame, then for each coefficient.
 
     The same on every machine: numpy promises the bits of its generators, not what is drawn from them.
     """
-    n_signed = fine_hop - fine_hop // 2
-    n_bits = N_SIGNED * n_signed * ratio
-    raw = np.random.PCG64(0).random_raw(-(-n_bits // 64)).astype("<u8").view(np.uint8)
-    bits = torch.from_numpy(np.unpackbits(raw, count=n_bits)).view(N_SIGNED, n_signed, ratio)
+    first, second = round(TOLD * fine_hop), round(SMOOTH * fine_hop)
     signs = torch.ones(N_SIGNED, fine_hop, ratio)
-    signs[:, fine_hop // 2 :] -= 2.0 * bits
+    signs[:, second:] -= 2.0 * _random_bits(N_SIGNED, fine_hop - second, ratio, seed=0)
+    signs[:, first:second] -= 2.0 * _random_bits(N_SIGNED, 1, 1, seed=1)
     return signs
+
+
+def _random_bits(*shape: int, seed: int) -> Tensor:
+    n_bits = math.prod(shape)
+    raw = np.random.PCG64(seed).random_raw(-(-n_bits // 64)).astype("<u8").view(np.uint8)
+    return torch.from_numpy(np.unpackbits(raw, count=n_bits)).view(shape)

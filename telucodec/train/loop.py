@@ -10,6 +10,7 @@ from torch import Tensor
 from telucodec.config import Config
 from telucodec.model.codebooks import CodebookLearner, CodebookStats
 from telucodec.model.codec import Codec, Reconstruction
+from telucodec.model.decoder import N_SIGNED
 from telucodec.model.quantizer import Quantized
 from telucodec.train.engine import Fabric, clip_gradients, is_finite_everywhere, loss_scale
 from telucodec.train.losses import ReconstructionLoss, Terms
@@ -62,7 +63,7 @@ def train_step(
     set_learning_rate(optimizer, rate)
     n_active = draw_stages(wav.shape[0], config, seed).to(wav.device)
 
-    made: Reconstruction = trainee.wrapped(wav, n_active, is_spread=True)
+    made: Reconstruction = trainee.wrapped(wav, n_active, is_spread=True, place=draw_places(wav, ~seed))
     estimate = made.wav.float()
     terms = loss(estimate, wav) | {"vq": quantizer_loss(made.quantized, config)}
     weighted = {name: getattr(config.loss, name) * value for name, value in terms.items()}
@@ -137,6 +138,12 @@ def draw_stages(n_items: int, config: Config, seed: int) -> Tensor:
     drawn = torch.randint(1, n_codebooks + 1, (n_items,), generator=generator)
     is_dropped = torch.rand(n_items, generator=generator) < dropout
     return torch.where(is_dropped, drawn, n_codebooks)
+
+
+def draw_places(wav: Tensor, seed: int) -> Tensor:
+    """Numbers of the first frame ``[B]`` of items ``[B, 1, T]``, as if each were cut from a long stream."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(N_SIGNED, (len(wav),), generator=generator).to(wav.device)
 
 
 def train(
