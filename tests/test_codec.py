@@ -173,17 +173,13 @@ def test_fewer_codebooks_are_a_prefix_of_a_greedy_search_and_every_prefix_decode
 
 
 def test_signs_of_the_fine_path_are_random_and_the_same_on_every_machine():
-    signs = random_signs(40, 8)
-    assert signs.shape == (N_SIGNED, 40, 8)
+    signs = random_signs(40)
+    assert signs.shape == (N_SIGNED, 40)
     assert (signs.abs() == 1).all()
     assert (signs[:, :9] == 1).all(), "codes tell these"
-    assert (signs[:, 9:20] == signs[:, 9:10, :1]).all(), "one for each frame"
-    assert signs[:, 9, 0].mean().abs() < 0.05
-    assert signs[:, 20:].mean().abs() < 0.01
-    ones = (signs[:, 20:] < 0).to(torch.uint8).numpy().tobytes()
-    assert hashlib.sha256(ones).hexdigest()[:16] == "beeaf4b04f54001c"
-    ones = (signs[:, 9, 0] < 0).to(torch.uint8).numpy().tobytes()
-    assert hashlib.sha256(ones).hexdigest()[:16] == "280f3b9329a271c2"
+    assert signs[:, 9:].mean().abs() < 0.02
+    ones = (signs < 0).to(torch.uint8).numpy().tobytes()
+    assert hashlib.sha256(ones).hexdigest()[:16] == "3d32dc8f1a981aa5"
 
 
 def test_only_tones_that_codes_tell_the_signs_of_repeat_from_frame_to_frame():

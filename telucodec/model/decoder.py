@@ -3,8 +3,6 @@
 Shapes: B batch, T samples, L frames, D latent width.
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ from telucodec.nn.lapped import expand, lapped_synthesis
 DecoderState = tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor, tuple[Tensor, ...], Tensor, Tensor]
 
 N_SIGNED = 500  # frames after which the random signs repeat
-TOLD, SMOOTH = 0.225, 0.5  # of the fine path's coefficients: codes tell signs, and one sign serves a frame
+TOLD = 0.225  # of the fine path's coefficients have signs that codes tell
 
 
 class Decoder(nn.Module):
@@ -28,9 +26,8 @@ class Decoder(nn.Module):
     optimizer are then shares of it, and its gradient does not grow where latents grow and it shrinks.
 
     Codes tell the signs of low coefficients only. Above, the network would make the same pattern in every
-    frame, which buzzes at the frame rate. So the fine path's coefficients take signs from a fixed random
-    table: from a ninth of the sample rate (`TOLD`) one for each frame, which leaves the pattern inside the
-    frame to the network, and from a quarter (`SMOOTH`) each its own, as hisses are less smooth.
+    frame, which buzzes at the frame rate. So there (`TOLD`: from 1.8 kHz at 16 kHz) each coefficient of the
+    fine path takes one sign for each frame from a fixed random table.
     """
 
     signs: Tensor
@@ -49,7 +46,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         ratio = hop // fine_hop
-        self.companding = companding
+        self.companding, self.ratio = companding, ratio
         self.deep_in = CausalConv1d(latent_dim, width, 3)
         self.units = UnitStack(width, n_units)
         self.linear_in = Conv1d(latent_dim, hop, 1, bias=False)
@@ -60,7 +57,7 @@ class Decoder(nn.Module):
         self.fine_out = Conv1d(fine_width, fine_hop, 1)
         self.fine_synthesis = lapped_synthesis(fine_hop)
         self.log_output_scale = nn.Parameter(torch.zeros(()))
-        self.register_buffer("signs", random_signs(fine_hop, ratio), persistent=False)
+        self.register_buffer("signs", random_signs(fine_hop), persistent=False)
         pass_low_band(self.linear_in)
         start_small(self.coarse_out)
         start_small(self.fine_out)
@@ -69,8 +66,8 @@ class Decoder(nn.Module):
     def output_scale(self) -> Tensor:
         return self.log_output_scale.exp()
 
-    def initial_state(self, like: Tensor) -> DecoderState:
-        """Nothing before the first frame."""
+    def initial_state(self, like: Tensor, place: Tensor | None = None) -> DecoderState:
+        """Nothing before the first frame, whose number is ``place`` ``[B]`` (None: 0)."""
         return (
             self.deep_in.initial_state(like),
             self.units.initial_state(like),
@@ -78,17 +75,16 @@ class Decoder(nn.Module):
             self.up.initial_state(like),
             self.fine_units.initial_state(like),
             self.fine_synthesis.initial_state(like),
-            torch.zeros(len(like), dtype=torch.int64, device=like.device),  # number of the next frame
+            torch.zeros(len(like), dtype=torch.int64, device=like.device) if place is None else place,
         )
 
     def forward(self, latents: Tensor, place: Tensor | None = None) -> Tensor:
         """``[B, D, L]`` -> ``[B, 1, L * hop]``, the first ``hop`` samples of which are the codec's delay.
 
         Args:
-            place: ``[B]`` int64, number of the first frame (None: 0), which says where the signs begin.
+            place: ``[B]`` int64, number of the first frame (None: 0), for the random signs.
         """
-        *state, first = self.initial_state(latents)
-        return self.step(latents, (*state, first if place is None else place))[0]
+        return self.step(latents, self.initial_state(latents, place))[0]
 
     def step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Frames ``[B, D, L]``; returns ``([B, 1, L * hop], next_state)``."""
@@ -108,23 +104,19 @@ class Decoder(nn.Module):
     def _next_signs(self, place: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:
         """``[B, fine_hop, n_frames * ratio]`` from frame ``place`` ``[B]`` on, and the place after them."""
         places = (place[:, None] + torch.arange(n_frames, device=place.device)) % N_SIGNED
-        signs = self.signs[places]  # [B, n_frames, fine_hop, ratio]
-        return signs.transpose(1, 2).flatten(2), (place + n_frames) % N_SIGNED
+        signs = self.signs[places].transpose(1, 2)  # [B, fine_hop, n_frames]
+        return signs.repeat_interleave(self.ratio, dim=2), (place + n_frames) % N_SIGNED
 
 
-def random_signs(fine_hop: int, ratio: int) -> Tensor:
-    """``[N_SIGNED, fine_hop, ratio]``: ones, then 1 or -1 for each frame, then for each coefficient.
+def random_signs(fine_hop: int) -> Tensor:
+    """``[N_SIGNED, fine_hop]`` for each frame: ones up to `TOLD`, then 1 or -1.
 
     The same on every machine: numpy promises the bits of its generators, not what is drawn from them.
     """
-    first, second = round(TOLD * fine_hop), round(SMOOTH * fine_hop)
-    signs = torch.ones(N_SIGNED, fine_hop, ratio)
-    signs[:, second:] -= 2.0 * _random_bits(N_SIGNED, fine_hop - second, ratio, seed=0)
-    signs[:, first:second] -= 2.0 * _random_bits(N_SIGNED, 1, 1, seed=1)
+    first = round(TOLD * fine_hop)
+    n_bits = N_SIGNED * (fine_hop - first)
+    raw = np.random.PCG64(0).random_raw(-(-n_bits // 64)).astype("<u8").view(np.uint8)
+    bits = torch.from_numpy(np.unpackbits(raw, count=n_bits)).view(N_SIGNED, -1)
+    signs = torch.ones(N_SIGNED, fine_hop)
+    signs[:, first:] -= 2.0 * bits
     return signs
-
-
-def _random_bits(*shape: int, seed: int) -> Tensor:
-    n_bits = math.prod(shape)
-    raw = np.random.PCG64(seed).random_raw(-(-n_bits // 64)).astype("<u8").view(np.uint8)
-    return torch.from_numpy(np.unpackbits(raw, count=n_bits)).view(shape)
