@@ -82,6 +82,8 @@ def train_run(
         run.initialize_codebooks()
     watcher.line(size_line(run.codec))
     watcher.line(data_line(*corpora))
+    if run.adversary is not None:
+        watcher.line(run.adversary.line())
     write_facts(out, config, data_dir, run.fabric.device, passed)
     with RunLog(out) as run_log, signals_caught() as signals:
         diagnoses = _train(run, run_log, steps_per_epoch, signals)
