@@ -262,6 +262,7 @@ class AdversaryConfig:
     )
     feature_part: float = 0.5  # of the pull, towards the recording's features; the rest: to be taken for one
     loss: str = "hinge"  # or "squares"
+    init_from: str = ""  # run folder or checkpoint to take them from; empty: random weights
     start_step: int = 0  # from which they learn; the codec should have converged
     n_lead_steps: int = 200  # of theirs, before they pull
     lr: float = 3e-4

@@ -186,7 +186,8 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(speech, tmp_pat
     assert states[0]["adversary"]["n_updates"] == 5
     assert len(states[0]["adversary"]["optimizer"]["state"]) > 0
     assert not any("anew" in line for line in watcher.lines)
-    assert any(line.startswith("adversary: ") for line in watcher.lines)
+    assert any(line.startswith("adversary: ") and "2 updates old" in line for line in watcher.lines)
+    assert any(line.startswith("  adversary: loss") for line in watcher.lines)
 
 
 def test_a_run_without_discriminators_is_resumed_with_fresh_ones(speech, tmp_path):
@@ -205,7 +206,36 @@ def test_a_run_without_discriminators_is_resumed_with_fresh_ones(speech, tmp_pat
     assert last["adversary"]["n_updates"] == 3
 
 
-def test_discriminators_of_another_shape_are_refused(speech, tmp_path):
+def test_a_new_run_can_go_on_with_the_discriminators_of_another(speech, tmp_path):
+    first = train_run(adversarial(with_update("ema", n_steps=2)), speech, tmp_path / "first", Watcher())
+    old = load_checkpoint(checkpoints(tmp_path / "first" / "checkpoints")[-1])["adversary"]
+    for source in (tmp_path / "first", checkpoints(tmp_path / "first" / "checkpoints")[-1]):
+        config, watcher = adversarial(with_update("ema", n_steps=3), init_from=str(source), lr=0.5), Watcher()
+        folder = tmp_path / source.name / "second"
+        train_run(config, speech, folder, watcher, init_from=first.weights)
+        state = load_checkpoint(checkpoints(folder / "checkpoints")[0])
+        assert state["step"] == 0
+        equal(state["adversary"]["judges"], old["judges"])
+        equal(state["adversary"]["optimizer"]["state"], old["optimizer"]["state"])
+        assert state["adversary"]["optimizer"]["param_groups"][0]["lr"] == 0.5
+        assert any("2 updates old" in line for line in watcher.lines)
+
+
+def test_discriminators_that_are_not_there_or_do_not_fit_are_refused(speech, tmp_path):
+    train_run(with_update("ema", n_steps=1), speech, tmp_path / "plain", Watcher())
+    train_run(adversarial(with_update("ema", n_steps=1)), speech, tmp_path / "other", Watcher())
+    for name, message in (
+        ("plain", "plain holds no discriminators; name a run with adversary.share above 0"),
+        ("nowhere", "cannot read the checkpoint"),
+        ("other", "other holds discriminators of other settings"),
+    ):
+        config = adversarial(with_update("ema"), init_from=str(tmp_path / name), channels=6)
+        adversary = build_adversary(config, build_fabric(config.train))
+        with pytest.raises(ModelError, match=message):
+            adversary.take_over(tmp_path / name)
+
+
+def test_a_run_with_discriminators_of_another_shape_is_not_resumed(speech, tmp_path):
     train_run(adversarial(with_update("ema", n_steps=3)), speech, tmp_path / "run", Watcher())
     with pytest.raises(ModelError, match="not a checkpoint of this version"):
         train_run(

@@ -9,6 +9,7 @@ Shapes: B batch, T samples.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from telucodec.config import Config
+from telucodec.errors import ModelError
+from telucodec.train.checkpoint import checkpoints, load_checkpoint
 from telucodec.train.discriminators import Discriminators, Verdict
 from telucodec.train.engine import Fabric, clip_gradients, is_finite_everywhere, loss_scale
 from telucodec.train.losses import Terms
@@ -77,7 +80,7 @@ class Discriminating:
         pull = (1 - part) * self._direction(deceit, leaf) + part * self._direction(features, leaf)
         share = self.settings.share
         fake.register_hook(lambda rest: rest + share * rest.norm() * pull)  # type: ignore[no-untyped-call]
-        return {"adversary/deceit": deceit, "adversary/features": features}
+        return {"adversary/deceit": deceit.detach(), "adversary/features": features.detach()}
 
     def _loss(self, real: Tensor, fake: Tensor) -> Tensor:
         if self.settings.loss == "hinge":
@@ -106,15 +109,35 @@ class Discriminating:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.judges.load_state_dict(state["judges"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr  # the settings win over the rate of the checkpoint
         self.n_updates = state["n_updates"]
+
+    def take_over(self, run: Path) -> None:
+        """Go on with the discriminators of another run: its folder, or one of its checkpoints.
+
+        Raises:
+            ModelError: there is no checkpoint, it holds no discriminators, or they have another shape.
+        """
+        found = checkpoints(run / "checkpoints") if run.is_dir() else [run]
+        state = load_checkpoint(found[-1]).get("adversary") if found else None
+        if not state:
+            raise ModelError(
+                f"{run} holds no discriminators; name a run with adversary.share above 0, "
+                "or leave adversary.init_from empty"
+            )
+        try:
+            self.load_state_dict(state)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{run} holds discriminators of other settings: {error}") from error
 
     def line(self) -> str:
         """What a person is told at the start."""
         n_parameters = sum(p.numel() for p in self.judges.parameters())
         settings = self.settings
         return (
-            f"adversary: {n_parameters / 1e6:.2f} M parameters, learns from step {settings.start_step} on, "
-            f"pulls {settings.n_lead_steps} steps later"
+            f"adversary: {n_parameters / 1e6:.2f} M parameters, {self.n_updates} updates old, learns from "
+            f"step {settings.start_step} on, pulls after {settings.n_lead_steps} updates"
         )
 
 

@@ -83,6 +83,8 @@ def train_run(
     watcher.line(size_line(run.codec))
     watcher.line(data_line(*corpora))
     if run.adversary is not None:
+        if config.adversary.init_from and not resume:
+            run.adversary.take_over(Path(config.adversary.init_from))
         watcher.line(run.adversary.line())
     write_facts(out, config, data_dir, run.fabric.device, passed)
     with RunLog(out) as run_log, signals_caught() as signals:

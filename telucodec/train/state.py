@@ -167,7 +167,7 @@ class Run:
             if state["config"]["loss"] == config_to_dict(self.config)["loss"]:
                 self.recorder.load_state_dict(state["doctor"]["steps"], self.fabric.device)
             else:  # figures of another loss say nothing about this one
-                self.doctor.history.readings.clear()
+                self.doctor.history.forget()
 
     # What happens every so many steps; see `train`.
 
