@@ -63,16 +63,19 @@ class RangeWriter:
         self._symbols: list[NDArray[np.integer]] = []  # not coded yet: many at once are faster
         self._tables: list[Frequencies] = []
         self._n_waiting = 0
+        self._n_symbols = 0  # of the tables that wait
 
     def write(self, symbols: NDArray[np.integer], table: Frequencies) -> None:
         """``symbols`` ``[N]``, each below A, under its row of ``table`` ``[N, A]``."""
-        if table.shape[1] == 1:  # the library has no model of one symbol
+        n_rows, n_symbols = table.shape
+        if n_symbols == 1:  # the library has no model of one symbol
             return
-        if self._tables and (self._tables[-1].shape[1] != table.shape[1] or self._n_waiting >= MAX_WAITING):
+        if n_symbols != self._n_symbols or self._n_waiting >= MAX_WAITING:
             self._flush()
+            self._n_symbols = n_symbols
         self._symbols.append(symbols)
         self._tables.append(table)
-        self._n_waiting += len(symbols)
+        self._n_waiting += n_rows
 
     def _flush(self) -> None:
         if self._tables:

@@ -12,6 +12,7 @@ Shapes: Q codebooks, L frames.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ class EntropyCoder:
             raise ValueError(complaint)
         n_codebooks, n_frames = codes.shape
         depths = depths_of(codes) if self.is_variable else np.full(n_frames, n_codebooks)
-        largest = int(np.max(codes, where=np.arange(n_codebooks)[:, None] < depths, initial=0))
+        largest = int((np.where(codes == ABSENT, 0, codes) if self.is_variable else codes).max())
         if largest >= self._predictor.codebook_size:
             raise ValueError(
                 f"code {largest} is too large; these tables know {self._predictor.codebook_size}"
@@ -96,8 +97,8 @@ class EntropyCoder:
         for lane, codes in zip(lanes, packets, strict=True):
             if self.is_variable:
                 lane.writer.write(lane.depths - 1, depth_odds(lane.depths, len(codes)))
-            place = sheet[lane.start : lane.start + len(lane.depths), : len(codes)]
-            np.copyto(place, codes.T, where=np.arange(len(codes)) < lane.depths[:, None])
+                codes = np.where(codes == ABSENT, self._predictor.codebook_size, codes)
+            sheet[lane.start : lane.start + len(lane.depths), : len(codes)] = codes.T
         units = [
             _Unit(lane, stage, columns[at : at + BATCH])
             for stage in range(n_stages)
@@ -112,8 +113,7 @@ class EntropyCoder:
         parts = [(unit.stage, unit.columns) for unit in units]
         odds = self._predictor.odds(sheet, parts)
         codes = np.concatenate([sheet[columns, stage] for stage, columns in parts])
-        groups = codes // GROUP
-        places = codes - groups * GROUP
+        groups, places = codes // GROUP, codes % GROUP
         inside = odds.inside(groups)
         first = 0
         for unit in units:
@@ -149,7 +149,7 @@ class EntropyCoder:
                         f"{len(data)} bytes of coded symbols are not what their {codes.size} codes "
                         "are written as"
                     )
-                is_there = np.arange(n_codebooks)[:, None] < lane.depths
+                is_there = codes != self._predictor.codebook_size  # what a sheet has for none
                 found.append(lane.error or np.where(is_there, codes, ABSENT).astype(np.uint16))
         return found
 
@@ -179,13 +179,12 @@ class EntropyCoder:
                     for lane, columns in zip(lanes, batches, strict=True)
                     if number < len(columns)
                 ]
-                for run in _runs([len(unit.columns) for unit in units], BATCH):
-                    self._read_units(sheet, stage, units[run])
+                self._read_units(sheet, stage, units)
         return sheet
 
     def _read_units(self, sheet: Sheet, stage: int, units: list["_Unit"]) -> None:
-        """Codes of one stage that nothing else among ``units`` waits for."""
-        columns = np.concatenate([unit.columns for unit in units])
+        """Codes of one stage that nothing else among ``units``, `BATCH` codes at most, waits for."""
+        columns = units[0].columns if len(units) == 1 else np.concatenate([unit.columns for unit in units])
         odds = self._predictor.odds(sheet, [(stage, columns)])
         groups = _symbols(units, odds.groups)
         places = _symbols(units, odds.inside(groups))
@@ -254,8 +253,7 @@ class _Lane:
         return np.zeros(len(table), dtype=np.int32)
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
+class _Unit(NamedTuple):
     """Codes of one stage of one packet."""
 
     lane: _Lane
