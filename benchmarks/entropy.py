@@ -40,13 +40,11 @@ def stage_bits(tables, files, n_frames):
         for packet in packets(codes, tables.n_codebooks, n_frames):
             n_frames_here = packet.shape[1]
             n_codes += n_frames_here
-            sheet, (start,) = blank_sheet(
-                [n_frames_here], len(packet), none=predictor.codebook_size, reach=predictor.reach
-            )
-            sheet[:, start : start + n_frames_here] = packet
+            sheet, (start,) = blank_sheet([n_frames_here], predictor)
+            sheet[start : start + n_frames_here] = packet.T
             for stage in range(len(packet)):
                 for columns in predictor.batches(stage, start + np.arange(n_frames_here)):
-                    odds, chosen = predictor.odds(sheet, [(stage, columns)]), sheet[stage, columns]
+                    odds, chosen = predictor.odds(sheet, [(stage, columns)]), sheet[columns, stage]
                     rows, groups = np.arange(len(chosen)), chosen // GROUP
                     shares = odds.groups[rows, groups], odds.inside(groups)[rows, chosen % GROUP]
                     bits[stage] -= sum(np.log2((share.astype(float) + 1) / 2**24).sum() for share in shares)

@@ -25,7 +25,7 @@ from telucodec.evaluate.loss import gilbert
 from telucodec.evaluate.metrics import measure
 from telucodec.model.codec import Codec
 from telucodec.pipeline import open_codec
-from telucodec.streaming import LatentDecoder
+from telucodec.streaming import FILE_FRAMES, LatentDecoder
 
 RATES = (0.0, 0.01, 0.03, 0.05, 0.10, 0.20)
 TO_GOOD = 0.5
@@ -38,7 +38,7 @@ Figures = dict[tuple[float, str], dict[str, float]]
 
 def concealed(codec: Codec, codes: NDArray[np.uint16], lost: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Codes ``[Q, L]`` to ``[L * hop]`` as the stream decoder makes up what is lost."""
-    network, parts = LatentDecoder(codec), []
+    network, parts = LatentDecoder(codec, len(codes), FILE_FRAMES), []
     for indices in np.split(np.arange(len(lost)), np.flatnonzero(np.diff(lost)) + 1):
         if lost[indices[0]]:
             parts += [network.bridge(1, int(index)) for index in indices]

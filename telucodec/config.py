@@ -253,6 +253,46 @@ class TrainConfig:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdversaryConfig:
+    """Discriminators that learn to tell recordings from the output, and pull it to where they cannot."""
+
+    share: float = (
+        0.0  # norm of the pull, a gradient at the output, of that of all other terms; 0: no adversary
+    )
+    feature_part: float = 0.5  # of the pull, towards the recording's features; the rest: to be taken for one
+    loss: str = "hinge"  # or "squares"
+    init_from: str = ""  # run folder or checkpoint to take them from; empty: random weights
+    start_step: int = 0  # from which they learn; the codec should have converged
+    n_lead_steps: int = 200  # of theirs, before they pull
+    lr: float = 3e-4
+    max_grad_norm: float = 10.0
+    channels: int = 16
+    fft_sizes: tuple[int, ...] = (1024, 512, 256)
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+
+    def __post_init__(self) -> None:
+        _require(self.share >= 0, "adversary.share", self.share, "0 for no adversary, or a number above 0")
+        _require(
+            0 <= self.feature_part <= 1, "adversary.feature_part", self.feature_part, "a share from 0 to 1"
+        )
+        _require(self.loss in ("hinge", "squares"), "adversary.loss", self.loss, '"hinge" or "squares"')
+        for name in ("start_step", "n_lead_steps"):
+            _require(getattr(self, name) >= 0, f"adversary.{name}", getattr(self, name), "at least 0")
+        for name in ("lr", "max_grad_norm"):
+            _require(getattr(self, name) > 0, f"adversary.{name}", getattr(self, name), "a number above 0")
+        _require(self.channels >= 2, "adversary.channels", self.channels, "at least 2")
+        is_even = all(n >= 64 and n % 4 == 0 for n in self.fft_sizes)
+        _require(is_even, "adversary.fft_sizes", self.fft_sizes, "multiples of 4 from 64 on")
+        _require(all(p >= 2 for p in self.periods), "adversary.periods", self.periods, "periods from 2 on")
+        _require(
+            bool(self.fft_sizes or self.periods),
+            "adversary.fft_sizes",
+            self.fft_sizes,
+            "at least one size, if adversary.periods is empty too",
+        )
+
+
 REACTIONS = ("warn", "rollback", "stop")
 
 
@@ -291,6 +331,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     fault: FaultConfig = field(default_factory=FaultConfig)
 
@@ -300,6 +341,23 @@ class Config:
             "train.parts",
             self.train.parts,
             '"tables" with quantizer.sweeps, whose lattices need no training, and only with them',
+        )
+        if self.adversary.share:
+            self._check_adversary()
+
+    def _check_adversary(self) -> None:
+        _require(
+            self.train.parts != "tables",
+            "adversary.share",
+            self.adversary.share,
+            '0 with train.parts = "tables", where nothing learns that it could pull',
+        )
+        crop, sizes = round(self.data.crop_s * self.model.sample_rate_hz), self.adversary.fft_sizes
+        _require(
+            max(sizes, default=0) < 2 * crop,
+            "adversary.fft_sizes",
+            sizes,
+            f"sizes below {2 * crop}, twice the samples of data.crop_s",
         )
 
 

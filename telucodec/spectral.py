@@ -19,6 +19,24 @@ def magnitude_stft(wav: Tensor, n_fft: int, hop: int, window: Tensor) -> Tensor:
     return torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-14)
 
 
+def compressed_stft(
+    wav: Tensor, n_fft: int, window: Tensor, *, exponent: float = 0.3
+) -> tuple[Tensor, Tensor]:
+    """Spectrum of ``[B, T]`` whose magnitudes are ``|X|^exponent``, with its phases; four frames to a window.
+
+    Compressed magnitudes weigh a band roughly as loudness does, so that weak bands count.
+
+    Returns:
+        Real and imaginary parts ``[B, F, L, 2]``, and magnitudes ``[B, F, L]``.
+    """
+    spectrum = torch.view_as_real(
+        torch.stft(wav, n_fft, n_fft // 4, window=window / window.sum(), return_complex=True)
+    )
+    size = (spectrum.square().sum(dim=-1) + 1e-10).sqrt()
+    compressed = size.pow(exponent)
+    return spectrum * (compressed / size)[..., None], compressed
+
+
 def mel_filters(rate_hz: int, n_fft: int, n_mels: int) -> Tensor:
     """Slaney mel filters ``[M, F]``, each summing to 1: a band reads the mean magnitude of its bins."""
     filters = torch.from_numpy(librosa.filters.mel(sr=rate_hz, n_fft=n_fft, n_mels=n_mels))

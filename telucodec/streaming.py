@@ -31,7 +31,7 @@ from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
 from telucodec.model.codec import Codec
 from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
 from telucodec.model.lattice import LatticeQuantizer
-from telucodec.model.live import Analysis, analysis, live_analysis, live_synthesis
+from telucodec.model.live import Analysis, Synthesis, analysis, live_analysis, live_synthesis, synthesis
 from telucodec.nn.recorded import Recorded
 
 FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
@@ -215,13 +215,12 @@ class StreamEncoder:
     @torch.inference_mode()
     def _analyzed(self, samples: Samples) -> Frames:
         """Codes and errors of the next whole frames, ``[L * hop]``."""
-        wav = torch.from_numpy(samples).to(self._like.device)[None, None]  # [1, 1, T]
+        wav = torch.from_numpy(samples[None, None]).to(self._like.device)  # [1, 1, T]
         (latents, codes, errors), self._state = self._analysis.step(wav, self._state)
         # Copies: small tensors kept between large ones that come and go would let the heap grow.
-        kept = (
-            latents[0].cpu().numpy().copy() if isinstance(self._codec.quantizer, LatticeQuantizer) else None
-        )
-        return Frames(codes[0].cpu().numpy().astype(np.uint16), errors[0].cpu().numpy().copy(), kept)
+        is_lattice = isinstance(self._codec.quantizer, LatticeQuantizer)
+        kept = latents.cpu().numpy()[0].copy() if is_lattice else None
+        return Frames(codes.cpu().numpy()[0].astype(np.uint16), errors.cpu().numpy()[0].copy(), kept)
 
     @torch.inference_mode()
     def _codes_at(self, latents: NDArray[np.float32], step: int) -> Codes:
@@ -290,7 +289,7 @@ class StreamDecoder:
         if header is not None and not self._is_checked:
             check_fits(header, self._codec)
             self._coder = coder_for(header, self._codec.folder)
-            self._network = LatentDecoder(self._codec, frames_per_packet=header.frames_per_packet)
+            self._network = LatentDecoder(self._codec, header.n_codebooks, header.frames_per_packet)
             self._is_checked = True
         parts = [np.zeros(0, dtype=np.float32)]
         for item in found:
@@ -365,26 +364,29 @@ class LatentDecoder:
     Fast for packets below `FILE_FRAMES` one by one; the weights must then not change.
     """
 
-    def __init__(self, codec: Codec, *, frames_per_packet: int = FILE_FRAMES) -> None:
+    def __init__(self, codec: Codec, n_codebooks: int, frames_per_packet: int) -> None:
         like = codec.decoder.output_scale.new_empty(1, 0, 0)
         self._codec = codec
-        is_live = frames_per_packet < FILE_FRAMES
-        self._decoder = live_synthesis(codec, frames_per_packet) if is_live else codec.decoder
+        self._device = like.device
+        if frames_per_packet < FILE_FRAMES:
+            recorded = live_synthesis(codec, n_codebooks, frames_per_packet)
+            self._synthesis: Recorded | Synthesis = recorded
+            self._decoder = recorded.network.decoder  # for latents that no codes gave
+        else:
+            self._synthesis, self._decoder = synthesis(codec), codec.decoder
         self._state = codec.decoder.initial_state(like)
         self._heard = heard_nothing(like, codec.config.latent_dim)
-        self._wav = like.new_zeros(
-            context_samples(codec.config.hop, codec.config.sample_rate_hz)
-        )  # the latest samples
+        n_context = context_samples(codec.config.hop, codec.config.sample_rate_hz)
+        self._wav = np.zeros(n_context, dtype=np.float32)  # the latest samples
 
     @torch.inference_mode()
-    def decode(self, codes: NDArray[np.uint16]) -> Samples:
+    def decode(self, codes: Codes) -> Samples:
         """Codes ``[Q, L]``, some perhaps `ABSENT`, to ``[L * hop]``."""
         size = self._codec.config.quantizer.codebook_size
-        chosen = np.where(codes < size, codes.astype(np.int64), -1)
-        table = torch.from_numpy(chosen)[None].to(self._codec.decoder.output_scale.device)
-        latents = self._codec.quantizer.decode(table)  # [1, D, L]
+        table = torch.from_numpy(np.where(codes < size, codes, np.int64(-1))[None]).to(self._device)
+        (wav, latents), self._state = self._synthesis.step(table, self._state)
         self._heard = hear(self._heard, latents)
-        return self._step(latents)
+        return self._kept(wav)
 
     @torch.inference_mode()
     def bridge(self, n_frames: int, seed: int) -> Samples:
@@ -393,12 +395,14 @@ class LatentDecoder:
         n_left = n_frames
         while n_left and self._heard.n_lost < N_SLOW:  # after that little is left but noise
             latents, self._heard = conceal(self._heard, 1, seed + n_frames - n_left, self._next_signs())
-            parts.append(self._step(latents))
+            wav, self._state = self._decoder.step(latents, self._state)
+            parts.append(self._kept(wav))
             n_left -= 1
         for start in range(0, n_left, GROUP_FRAMES):
             n_here = min(GROUP_FRAMES, n_left - start)
             latents, self._heard = conceal(self._heard, n_here, seed + n_frames - n_left + start)
-            parts.append(self._step(latents))
+            wav, self._state = self._decoder.step(latents, self._state)
+            parts.append(self._kept(wav))
         return np.concatenate(parts)
 
     def _next_signs(self) -> Tensor | None:
@@ -407,16 +411,18 @@ class LatentDecoder:
         The sound ends one hop before the frame that comes next, because decoding lags by a hop.
         """
         config = self._codec.config
-        wav = continued(self._wav, config.hop + config.delay, config.sample_rate_hz)
+        heard = torch.from_numpy(self._wav).to(self._device)
+        wav = continued(heard, config.hop + config.delay, config.sample_rate_hz)
         if wav is None:
             return None
         latents: Tensor = self._codec.encoder(wav[None, None])
         return latents[..., -1:].sign()
 
-    def _step(self, latents: Tensor) -> Samples:
-        wav, self._state = self._decoder.step(latents, self._state)
-        self._wav = torch.cat([self._wav, wav[0, 0]])[-len(self._wav) :]
-        samples: Samples = wav[0, 0].cpu().numpy()
+    def _kept(self, wav: Tensor) -> Samples:
+        """Samples of ``[1, 1, T]``, of which the latest are remembered."""
+        samples: Samples = wav.cpu().numpy()[0, 0]
+        n_context = len(self._wav)
+        self._wav = np.concatenate([self._wav, samples[-n_context:]])[-n_context:]
         return samples
 
 

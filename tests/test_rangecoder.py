@@ -31,6 +31,21 @@ def test_frequencies_are_whole_positive_and_sum_to_the_total(n_rows, n_symbols, 
     assert (free.sum(axis=1) == TOTAL - n_symbols).all()
 
 
+@given(weights=st.lists(st.integers(0, (1 << 24) - 1), min_size=1, max_size=32).filter(any))
+def test_frequencies_are_those_of_integer_arithmetic(weights):
+    ends, total, free = np.cumsum([0, *weights]).tolist(), sum(weights), TOTAL - len(weights)
+    expected = np.diff([end * free // total for end in ends]).tolist()
+    assert frequencies(np.array([weights]))[0].tolist() == expected
+
+
+@pytest.mark.parametrize("total", [(1 << 29) - 1, (1 << 29) - 3, 536870909, (1 << 24) - 2])
+def test_frequencies_do_not_round_up_next_to_an_integer(total):
+    free = TOTAL - 2
+    for quotient in (1, free // 2, free - 1):
+        end = -(-quotient * total // free) - 1  # the largest below the integer
+        assert frequencies(np.array([[end, total - end]]))[0, 0] == end * free // total == quotient - 1
+
+
 @pytest.mark.parametrize("n_symbols", [2, 32, 1024])
 def test_the_library_uses_exactly_our_integers(n_symbols):
     table = frequencies(weights_like(n_symbols, 20, n_symbols))

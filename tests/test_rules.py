@@ -28,7 +28,8 @@ def healthy(step):
         "codebook/perplexity/00": 600.0, "codebook/usage/00": 0.8, "codebook/dead_age/00": 250.0,
         "codebook/revived_share": 0.002, "moved/encoder": step * 1e-4, "moved/decoder": step * 1e-4,
         "wait_share": 0.1, "overflow_share": 0.0, "lr": 1e-3, "bad_in_a_row": 0.0,
-    }  # fmt: skip
+        "adversary/loss": 1.5 + 0.2 * wave, "adversary/accuracy": 0.75 + 0.1 * wave,
+    } | ({"adversary/deceit": 0.3 * wave, "adversary/features": 0.3} if step > 200 else {})  # fmt: skip
 
 
 def history(change=None, *, since=300, until=500, every=20):
@@ -62,6 +63,8 @@ ILL = {  # id -> what the readings turn into
     "revival-lost": lambda step: {"codebook/revived_share": 0.3},
     "codebook-not-learning": lambda step: {"residual_share": 0.8},
     "loader-starves": lambda step: {"wait_share": 0.8},
+    "adversary-drowns": lambda step: {"total": 4.7},
+    "discriminators-won": lambda step: {"adversary/accuracy": 0.99},
 }
 
 
@@ -143,6 +146,21 @@ def test_codebooks_that_learn_by_gradient_and_get_none_are_named():
 def test_a_big_output_scale_is_an_illness_only_where_the_output_is_worse_than_silence():
     assert examine(history(lambda step: {"output_scale": 3.0})) == []
     assert examine(history(lambda step: {"snr_db": -2.0})) == []
+
+
+def test_a_loss_that_rises_without_an_adversary_is_not_laid_at_its_door():
+    made = history(ILL["adversary-drowns"])
+    assert [diagnosis.id for diagnosis in examine(made)] == ["adversary-drowns"]
+    for reading in made.readings:
+        del reading["adversary/loss"], reading["adversary/accuracy"]
+        reading.pop("adversary/deceit", None)
+    assert examine(made) == []
+
+
+@pytest.mark.parametrize("every", [1, 20])
+def test_what_the_loss_was_before_the_pull_is_known_to_the_end_of_a_long_run(every):
+    late = history(ILL["adversary-drowns"], since=400 * 20, until=420 * 20, every=every)
+    assert "adversary-drowns" in [diagnosis.id for diagnosis in examine(late)]
 
 
 def test_overfitting_needs_validation_to_worsen_and_the_loss_to_fall():

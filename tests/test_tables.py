@@ -136,10 +136,8 @@ def test_every_codeword_of_every_stage_can_be_coded():
 def on_sheet(predictor, codes):
     """A sheet with one packet on it, and the columns of its frames."""
     n_codebooks, n_frames = codes.shape
-    sheet, (start,) = blank_sheet(
-        [n_frames], n_codebooks, none=predictor.codebook_size, reach=predictor.reach
-    )
-    sheet[:, start : start + n_frames] = codes
+    sheet, (start,) = blank_sheet([n_frames], predictor)
+    sheet[start : start + n_frames, :n_codebooks] = codes.T
     return sheet, start + np.arange(n_frames)
 
 
@@ -152,7 +150,7 @@ def test_the_size_is_the_entropy_of_the_model_within_a_tenth_of_a_percent_and_64
     sheet, columns = on_sheet(predictor, codes)
     for stage in range(3):
         for some in predictor.batches(stage, columns):
-            odds, symbols = predictor.odds(sheet, [(stage, some)]), sheet[stage, some]
+            odds, symbols = predictor.odds(sheet, [(stage, some)]), sheet[some, stage]
             rows, groups = np.arange(len(symbols)), symbols // GROUP
             bits -= np.log2((odds.groups[rows, groups].astype(float) + 1) / TOTAL).sum()
             bits -= np.log2((odds.inside(groups)[rows, symbols % GROUP].astype(float) + 1) / TOTAL).sum()

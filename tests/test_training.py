@@ -293,7 +293,7 @@ def test_items_of_a_batch_begin_at_places_of_their_own_which_the_seed_alone_deci
     assert N_SIGNED / 2 < places.max() < N_SIGNED
 
 
-def test_an_adversary_sees_both_signals_and_its_terms_are_optimized():
+def test_an_adversary_sees_both_signals_and_what_it_tells_is_logged():
     seen = []
 
     class Adversary:
@@ -301,17 +301,17 @@ def test_an_adversary_sees_both_signals_and_its_terms_are_optimized():
             seen.append((real, fake.requires_grad))
             return {"adversary/loss": torch.tensor(0.5)}
 
-        def terms(self, real, fake):
-            return {"adversarial": 2 * fake.square().mean()}
+        def steer(self, real, fake):
+            seen.append((real, fake.requires_grad))
+            return {"adversary/deceit": torch.tensor(0.25)}
 
     clip = voiced(2400)[None, None]
     fabric, trainee, loss = make_trainee(CONFIG, clip)
     result = train_step(fabric, trainee, loss, CONFIG, clip, adversary=Adversary())
     assert torch.equal(seen[0][0], clip)
-    assert not seen[0][1]
+    assert [requires_grad for _, requires_grad in seen] == [False, True]
     torch.testing.assert_close(result.terms["total"], sum(result.weighted.values()))
-    assert result.weighted["adversarial"] > 0
-    assert result.terms["adversary/loss"] == 0.5
+    assert (result.terms["adversary/loss"], result.terms["adversary/deceit"]) == (0.5, 0.25)
 
 
 # Learning

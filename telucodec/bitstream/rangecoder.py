@@ -14,6 +14,8 @@ final interval that has the most zero bytes at its end, and drops those: the cos
 below two bytes. A reader continues the bytes with zeros, which is the same number.
 """
 
+from functools import lru_cache
+
 import constriction
 import numpy as np
 from numpy.typing import NDArray
@@ -30,20 +32,27 @@ Frequencies = NDArray[np.float32]
 """``[N, A]`` for N symbols of an alphabet of A: frequency less one, sum ``TOTAL - A`` in each row."""
 
 
-def frequencies(weights: NDArray[np.integer]) -> Frequencies:
-    """Frequencies proportional to integer ``weights`` ``[..., A]``: every symbol at least 1 in ``TOTAL``.
+def frequencies(weights: NDArray[np.integer] | NDArray[np.float64]) -> Frequencies:
+    """Frequencies proportional to whole ``weights`` ``[..., A]``: every symbol at least 1 in ``TOTAL``.
+
+    Two products of matrices add up and take differences: all their sums are integers that floats hold,
+    and a quotient that float64 rounds is never rounded up to an integer, so this is integer arithmetic.
 
     Args:
-        weights: at least 0, with a sum from 1 to ``2 ** 39 - 1``; A at most ``2 ** 16``.
+        weights: at least 0, with a sum from 1 to ``2 ** 29 - 1``; A at most a few thousand.
     """
-    n_symbols = weights.shape[-1]
-    ends = weights.cumsum(axis=-1, dtype=np.int64)
-    total = ends[..., -1:].copy()
-    ends *= TOTAL - n_symbols
-    ends //= total
-    free: Frequencies = ends.astype(np.float32)  # below 2 ** 24: exact, and so are the differences
-    free[..., 1:] -= ends[..., :-1]
+    cumulated, differences = _sums(weights.shape[-1])
+    ends: NDArray[np.float64] = weights @ cumulated
+    ends /= ends[..., -1:] / cumulated[0, 0]
+    free: Frequencies = np.floor(ends).astype(np.float32) @ differences
     return free
+
+
+@lru_cache(maxsize=64)
+def _sums(n_symbols: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Matrices ``[A, A]``: weights to cumulated sums times the free mass; cumulated sums to differences."""
+    differences = np.eye(n_symbols, dtype=np.float32) - np.eye(n_symbols, k=1, dtype=np.float32)
+    return np.triu(np.full((n_symbols, n_symbols), float(TOTAL - n_symbols))), differences
 
 
 class RangeWriter:
@@ -54,16 +63,19 @@ class RangeWriter:
         self._symbols: list[NDArray[np.integer]] = []  # not coded yet: many at once are faster
         self._tables: list[Frequencies] = []
         self._n_waiting = 0
+        self._n_symbols = 0  # of the tables that wait
 
     def write(self, symbols: NDArray[np.integer], table: Frequencies) -> None:
         """``symbols`` ``[N]``, each below A, under its row of ``table`` ``[N, A]``."""
-        if table.shape[1] == 1:  # the library has no model of one symbol
+        n_rows, n_symbols = table.shape
+        if n_symbols == 1:  # the library has no model of one symbol
             return
-        if self._tables and (self._tables[-1].shape[1] != table.shape[1] or self._n_waiting >= MAX_WAITING):
+        if n_symbols != self._n_symbols or self._n_waiting >= MAX_WAITING:
             self._flush()
+            self._n_symbols = n_symbols
         self._symbols.append(symbols)
         self._tables.append(table)
-        self._n_waiting += len(symbols)
+        self._n_waiting += n_rows
 
     def _flush(self) -> None:
         if self._tables:

@@ -15,6 +15,7 @@ always sounds the same.
 Shapes: B batch, D latent width, L frames.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,25 +38,27 @@ class Heard:
 
     last: Tensor  # [B, D, 1] the latest latents that arrived
     room: Tensor  # [B, D, 1] magnitudes of the quietest frames
-    level: Tensor  # [B, 1, 1] their mean, by which they were chosen
+    levels: tuple[float, ...]  # [B] their means, by which they were chosen
     n_lost: int = 0  # frames made up since the last one that arrived
 
 
 def heard_nothing(like: Tensor, latent_dim: int) -> Heard:
     """Silence before the first frame."""
     zeros = like.new_zeros(like.shape[0], latent_dim, 1)
-    return Heard(zeros, zeros, like.new_full((like.shape[0], 1, 1), torch.inf))
+    return Heard(zeros, zeros, (math.inf,) * like.shape[0])
 
 
 def hear(heard: Heard, latents: Tensor) -> Heard:
     """Remember frames ``[B, D, L]``, at least one, that arrived."""
     means = latents.abs().mean(dim=1).tolist()  # [B, L] plain numbers: a loop over tensors takes long
-    rooms, levels = [], []
-    for index, before in enumerate(heard.level.flatten().tolist()):
+    room, levels = heard.room, []
+    for index, before in enumerate(heard.levels):
         place, level = _quietest(means[index], before)
-        rooms.append(heard.room[index] if place is None else latents[index, :, place : place + 1].abs())
+        if place is not None:
+            room = room.clone()
+            room[index] = latents[index, :, place : place + 1].abs()
         levels.append(level)
-    return Heard(latents[..., -1:], torch.stack(rooms), heard.level.new_tensor(levels).view_as(heard.level))
+    return Heard(latents[..., -1:], room, tuple(levels))
 
 
 def _quietest(means: list[float], level: float) -> tuple[int | None, float]:

@@ -9,9 +9,11 @@ Shapes: B batch, T samples, L frames, D latent width, Q codebooks.
 from collections.abc import Sequence
 from functools import lru_cache
 
+import torch
 from torch import Tensor, nn
 
 from telucodec.model.codec import Codec
+from telucodec.model.decoder import Decoder, DecoderState
 from telucodec.model.encoder import Encoder, EncoderState
 from telucodec.model.quantizer import ResidualVectorQuantizer
 from telucodec.model.search import Fit
@@ -41,6 +43,21 @@ class Analysis(nn.Module):
         return (latents, codes, errors), state
 
 
+class Synthesis(nn.Module):
+    """Codewords and decoder in one step."""
+
+    def __init__(self, quantizer: ResidualVectorQuantizer, decoder: Decoder) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.decoder = decoder
+
+    def step(self, codes: Tensor, state: DecoderState) -> tuple[tuple[Tensor, Tensor], DecoderState]:
+        """Codes ``[B, Q, L]``, negative ones absent, to ``[B, 1, L * hop]`` and latents; the next state."""
+        latents = self.quantizer.decode(codes)
+        wav, state = self.decoder.step(latents, state)
+        return (wav, latents), state
+
+
 def analysis(codec: Codec, n_codebooks: int) -> Analysis:
     """The first half as it is, for chunks of any size."""
     return Analysis(codec.encoder, codec.quantizer, codec.quantizer.fits(n_codebooks), n_codebooks)
@@ -51,9 +68,14 @@ def live_analysis(codec: Codec, n_codebooks: int, n_frames: int) -> Recorded:
     return _live_analysis(codec, _version(codec), n_codebooks, n_frames)
 
 
-def live_synthesis(codec: Codec, n_frames: int) -> Recorded:
-    """The decoder for chunks of ``n_frames``."""
-    return _live_synthesis(codec, _version(codec), n_frames)
+def synthesis(codec: Codec) -> Synthesis:
+    """The second half as it is, for chunks of any size."""
+    return Synthesis(codec.quantizer, codec.decoder)
+
+
+def live_synthesis(codec: Codec, n_codebooks: int, n_frames: int) -> Recorded:
+    """The second half for chunks of ``n_frames``."""
+    return _live_synthesis(codec, _version(codec), n_codebooks, n_frames)
 
 
 @lru_cache(maxsize=N_KEPT)
@@ -65,9 +87,11 @@ def _live_analysis(codec: Codec, _: tuple[int, ...], n_codebooks: int, n_frames:
 
 
 @lru_cache(maxsize=N_KEPT)
-def _live_synthesis(codec: Codec, _: tuple[int, ...], n_frames: int) -> Recorded:
-    latents = codec.decoder.output_scale.new_zeros(1, codec.config.latent_dim, n_frames)
-    return Recorded(packed(codec.decoder), latents, codec.decoder.initial_state(latents))
+def _live_synthesis(codec: Codec, _: tuple[int, ...], n_codebooks: int, n_frames: int) -> Recorded:
+    half = Synthesis(codec.quantizer, packed(codec.decoder))
+    like = codec.decoder.output_scale
+    codes = torch.zeros(1, n_codebooks, n_frames, dtype=torch.int64, device=like.device)
+    return Recorded(half, codes, codec.decoder.initial_state(like.new_empty(1, 0, 0)))
 
 
 def _version(codec: Codec) -> tuple[int, ...]:

@@ -32,7 +32,10 @@ class Conv1d(nn.Conv1d):
         kernel_size, stride = self.kernel_size[0], self.stride[0]
         if x.shape[-1] > (SHORT_FRAMES - 1) * stride + kernel_size:
             return super().forward(x)
-        windows = x.unfold(2, kernel_size, stride).transpose(1, 2).flatten(2)  # [B, L, I * kernel]
+        if kernel_size == stride == 1:
+            windows = x.transpose(1, 2).contiguous()  # [B, L, I]
+        else:
+            windows = x.unfold(2, kernel_size, stride).transpose(1, 2).flatten(2)  # [B, L, I * kernel]
         return self._short(windows).transpose(1, 2)
 
     def _short(self, windows: Tensor) -> Tensor:
@@ -68,7 +71,8 @@ class CausalConv1d(nn.Module):
         if x.shape[-1] % self.stride:
             raise ValueError(f"chunk of {x.shape[-1]} samples is not a multiple of the stride {self.stride}")
         x = torch.cat([state, x], dim=-1)  # [B, I, context + S]
-        return self.conv(x), x[..., x.shape[-1] - self.context :]
+        # Counted from the end: a recording would work out other numbers anew at every step.
+        return self.conv(x), x[..., -self.context :] if self.context else state
 
 
 class CausalConvTranspose1d(nn.Module):
@@ -102,9 +106,10 @@ class CausalConvTranspose1d(nn.Module):
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Frames ``[B, I, L]``; returns ``([B, O, L * stride], next_state)``."""
         wav = self._overlapped(x)
-        n_done = x.shape[-1] * self.stride
-        wav = wav + fn.pad(state, (0, n_done))
-        return wav[..., :n_done], wav[..., n_done:]
+        if not self.tail:
+            return wav, state
+        wav = torch.cat([wav[..., : self.tail] + state, wav[..., self.tail :]], dim=-1)
+        return wav[..., : -self.tail], wav[..., -self.tail :]
 
     def _overlapped(self, x: Tensor) -> Tensor:
         """What frames ``[B, I, L]`` write, ``[B, O, L * stride + tail]``."""
@@ -112,6 +117,8 @@ class CausalConvTranspose1d(nn.Module):
         n_frames, n_parts = x.shape[-1], kernel_size // self.stride  # hops that one frame writes to
         if n_frames <= SHORT_FRAMES:
             y = self._short(x.transpose(1, 2)).transpose(1, 2)  # [B, O * kernel, L]
+            if n_frames == 1:
+                return y.reshape(-1, n_out, kernel_size)
             size = (1, n_frames * self.stride + self.tail)
             return fn.fold(y, size, (1, kernel_size), stride=(1, self.stride)).squeeze(2)
         y = torch.matmul(self.weight.view(n_in, -1).T, x)  # [B, O * kernel, L]

@@ -21,7 +21,7 @@ class Recorded:
     """
 
     def __init__(self, network: nn.Module, x: Tensor, state: Any) -> None:
-        self._network: Any = network
+        self.network: Any = network
         self._shape = x.shape
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # that shapes become constants is meant
@@ -33,5 +33,5 @@ class Recorded:
 
     def step(self, x: Tensor, state: Any) -> Any:
         """What ``network.step`` returns."""
-        network = self._recording if x.shape == self._shape else self._network
+        network = self._recording if x.shape == self._shape else self.network
         return network.step(x, state)

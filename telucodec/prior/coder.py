@@ -11,8 +11,8 @@ Shapes: Q codebooks, L frames.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class EntropyCoder:
             raise ValueError(complaint)
         n_codebooks, n_frames = codes.shape
         depths = depths_of(codes) if self.is_variable else np.full(n_frames, n_codebooks)
-        largest = int(np.max(codes, where=np.arange(n_codebooks)[:, None] < depths, initial=0))
+        largest = int((np.where(codes == ABSENT, 0, codes) if self.is_variable else codes).max())
         if largest >= self._predictor.codebook_size:
             raise ValueError(
                 f"code {largest} is too large; these tables know {self._predictor.codebook_size}"
@@ -92,21 +92,36 @@ class EntropyCoder:
         return depths
 
     def _write(self, lanes: list["_Lane"], packets: Sequence[Codes]) -> None:
-        sheet = self._sheet(lanes, max(map(len, packets)))
+        sheet = self._sheet(lanes)
+        n_stages = max(map(len, packets))
         for lane, codes in zip(lanes, packets, strict=True):
             if self.is_variable:
                 lane.writer.write(lane.depths - 1, depth_odds(lane.depths, len(codes)))
-            place = sheet[: len(codes), lane.start : lane.start + len(lane.depths)]
-            np.copyto(place, codes, where=np.arange(len(codes))[:, None] < lane.depths)
+                codes = np.where(codes == ABSENT, self._predictor.codebook_size, codes)
+            sheet[lane.start : lane.start + len(lane.depths), : len(codes)] = codes.T
         units = [
             _Unit(lane, stage, columns[at : at + BATCH])
-            for stage in range(len(sheet))
+            for stage in range(n_stages)
             for lane in lanes
             for columns in [lane.columns(stage)]
             for at in range(0, len(columns), BATCH)
         ]
         for run in _runs([len(unit.columns) for unit in units], BATCH):
-            self._code(sheet, units[run])
+            self._write_units(sheet, units[run])
+
+    def _write_units(self, sheet: Sheet, units: list["_Unit"]) -> None:
+        parts = [(unit.stage, unit.columns) for unit in units]
+        odds = self._predictor.odds(sheet, parts)
+        codes = np.concatenate([sheet[columns, stage] for stage, columns in parts])
+        groups, places = codes // GROUP, codes % GROUP
+        inside = odds.inside(groups)
+        first = 0
+        for unit in units:
+            for batch in self._predictor.batches(unit.stage, unit.columns):
+                rows = slice(first, first + len(batch))
+                unit.lane.writer.write(groups[rows], odds.groups[rows])
+                unit.lane.writer.write(places[rows], inside[rows])
+                first = rows.stop
 
     def decode(self, data: bytes, n_codebooks: int, n_frames: int) -> Codes:
         """The inverse of `encode`: codes ``[n_codebooks, n_frames]``.
@@ -128,13 +143,13 @@ class EntropyCoder:
         for run in _runs([len(lane.depths) for lane in lanes], BATCH):
             sheet = self._read(lanes[run], n_codebooks)
             for lane, (data, _) in zip(lanes[run], packets[run], strict=True):
-                codes = sheet[:, lane.start : lane.start + len(lane.depths)]
+                codes = sheet[lane.start : lane.start + len(lane.depths), :n_codebooks].T
                 if lane.error is None and lane.writer.finish() != data:
                     lane.error = BitstreamError(
                         f"{len(data)} bytes of coded symbols are not what their {codes.size} codes "
                         "are written as"
                     )
-                is_there = np.arange(n_codebooks)[:, None] < lane.depths
+                is_there = codes != self._predictor.codebook_size  # what a sheet has for none
                 found.append(lane.error or np.where(is_there, codes, ABSENT).astype(np.uint16))
         return found
 
@@ -152,67 +167,45 @@ class EntropyCoder:
             for frame in range(n_frames):
                 depth = 1 + int(lane.read(table[depth : depth + 1])[0])
                 lane.depths[frame] = depth
-            lane.writer.write(lane.depths - 1, depth_odds(lane.depths, n_codebooks))
         return lane
 
     def _read(self, lanes: list["_Lane"], n_codebooks: int) -> Sheet:
-        sheet = self._sheet(lanes, n_codebooks)
+        sheet = self._sheet(lanes)
         for stage in range(n_codebooks):
-            batches = [list(self._predictor.batches(stage, lane.columns(stage))) for lane in lanes]
+            batches = [self._predictor.batches(stage, lane.columns(stage)) for lane in lanes]
             for number in range(max(map(len, batches))):
                 units = [
                     _Unit(lane, stage, columns[number])
                     for lane, columns in zip(lanes, batches, strict=True)
                     if number < len(columns)
                 ]
-                for run in _runs([len(unit.columns) for unit in units], BATCH):
-                    self._code(sheet, units[run], is_read=True)
+                self._read_units(sheet, stage, units)
         return sheet
 
-    def _code(self, sheet: Sheet, units: list["_Unit"], *, is_read: bool = False) -> None:
-        """Write codes that nothing else among ``units`` waits for; with ``is_read`` read them before."""
-        parts = [
-            (stage, np.concatenate([unit.columns for unit in alike]))
-            for stage, alike in groupby(units, key=lambda unit: unit.stage)
-        ]
-        odds = self._predictor.odds(sheet, parts)
-        if is_read:
-            groups = _symbols(units, odds.groups)
-            inside = odds.inside(groups)
-            places = _symbols(units, inside)
-            ((stage, columns),) = parts
-            sheet[stage, columns] = groups * GROUP + places
-            self._check(sheet, units)
-        else:
-            codes = np.concatenate([sheet[stage, columns] for stage, columns in parts])
-            groups, places = codes // GROUP, codes % GROUP
-            inside = odds.inside(groups)
-        first = 0
-        for unit in units:
-            batches = [unit.columns] if is_read else self._predictor.batches(unit.stage, unit.columns)
-            for batch in batches:
-                rows = slice(first, first + len(batch))
-                unit.lane.writer.write(groups[rows], odds.groups[rows])
-                unit.lane.writer.write(places[rows], inside[rows])
-                first = rows.stop
+    def _read_units(self, sheet: Sheet, stage: int, units: list["_Unit"]) -> None:
+        """Codes of one stage that nothing else among ``units``, `BATCH` codes at most, waits for."""
+        columns = units[0].columns if len(units) == 1 else np.concatenate([unit.columns for unit in units])
+        odds = self._predictor.odds(sheet, [(stage, columns)])
+        groups = _symbols(units, odds.groups)
+        places = _symbols(units, odds.inside(groups))
+        sheet[columns, stage] = groups * GROUP + places
+        self._check(sheet, units)
 
     def _check(self, sheet: Sheet, units: list["_Unit"]) -> None:
         """Give up lanes in which ``units`` have a code larger than any: the last group is filled up."""
         if self._predictor.codebook_size % GROUP:
             for unit in units:
-                found, largest = int(sheet[unit.stage, unit.columns].max()), self._predictor.codebook_size - 1
+                found, largest = int(sheet[unit.columns, unit.stage].max()), self._predictor.codebook_size - 1
                 if found > largest and unit.lane.error is None:
                     unit.lane.error = BitstreamError(
                         f"code {found} in stage {unit.stage}; expected 0 to {largest}"
                     )
 
-    def _sheet(self, lanes: list["_Lane"], n_codebooks: int) -> Sheet:
+    def _sheet(self, lanes: list["_Lane"]) -> Sheet:
         """A sheet with room for ``lanes``, which are told where."""
-        sizes = [len(lane.depths) for lane in lanes]
-        none, reach = self._predictor.codebook_size, self._predictor.reach
-        sheet, starts = blank_sheet(sizes, n_codebooks, none=none, reach=reach)
+        sheet, starts = blank_sheet([len(lane.depths) for lane in lanes], self._predictor)
         for lane, start in zip(lanes, starts, strict=True):
-            lane.start = start
+            lane.lay(start)
         return sheet
 
     def _complaint(self, n_codebooks: int, n_frames: int) -> str | None:
@@ -229,27 +222,38 @@ class _Lane:
 
     depths: Depths  # [L]
     reader: RangeReader | None = None
-    writer: RangeWriter = field(default_factory=RangeWriter)
+    writer: RangeWriter = field(default_factory=RangeWriter)  # of what was read, too
     start: int = 0  # its first column on the sheet
     error: BitstreamError | None = None  # why it was given up: the others go on
+    _all: Columns = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    _least: int = 0  # of the depths
+
+    def lay(self, start: int) -> None:
+        """Place it on a sheet, its depths being known."""
+        self.start = start
+        self._all = np.arange(start, start + len(self.depths))
+        self._least = int(self.depths.min(initial=0))
 
     def columns(self, stage: int) -> Columns:
         """Of the frames that have a code in ``stage``; none once the packet was given up."""
-        is_there = (self.depths > stage) & (self.error is None)
-        return is_there.nonzero()[0] + self.start
+        if self.error is not None:
+            return self._all[:0]
+        return self._all if stage < self._least else self._all[self.depths > stage]
 
     def read(self, table: Frequencies) -> NDArray[np.int32]:
-        """The next symbols; zeros once they are damaged."""
+        """The next symbols, written again; zeros once they are damaged."""
         if self.error is None and self.reader is not None:
             try:
-                return self.reader.read(table)
+                symbols = self.reader.read(table)
             except BitstreamError as error:
                 self.error = error
+            else:
+                self.writer.write(symbols, table)
+                return symbols
         return np.zeros(len(table), dtype=np.int32)
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
+class _Unit(NamedTuple):
     """Codes of one stage of one packet."""
 
     lane: _Lane

@@ -15,7 +15,7 @@ Shapes: Q codebooks, L frames, W columns of a sheet, N codes whose odds are aske
 G groups of S = `GROUP` codewords, J contexts, C classes, R rank.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,19 +26,23 @@ from telucodec.bitstream.rangecoder import Frequencies, frequencies
 from telucodec.prior.tables import STEP_BITS, UNUSED, Tables
 
 GROUP = 32  # codewords
+_ONES = np.ones(GROUP)
 BATCH = 256  # codes coded at once at most, which bounds the memory whatever a packet announces
 
 Columns = NDArray[np.int64]
 """``[N]`` places on a `Sheet`, ascending."""
 
 Sheet = NDArray[np.int64]
-"""``[Q, W]`` codes of packets side by side; the size of a codebook stands for no code."""
+"""``[W, Q]`` codes of packets one after the other; the size of a codebook stands for no code."""
 
 
-def blank_sheet(sizes: Sequence[int], n_codebooks: int, *, none: int, reach: int) -> tuple[Sheet, list[int]]:
-    """A sheet of ``none`` for packets of so many frames, ``reach`` columns apart, and where each begins."""
-    starts = np.cumsum([reach, *(size + reach for size in sizes)]).tolist()
-    return np.full((n_codebooks, starts.pop()), none), starts
+def blank_sheet(sizes: Sequence[int], predictor: "Predictor") -> tuple[Sheet, list[int]]:
+    """A sheet for packets of so many frames, far enough from each other, and where each begins."""
+    starts, end = [], predictor.reach
+    for size in sizes:
+        starts.append(end)
+        end += size + predictor.reach
+    return np.full((end, predictor.n_codebooks), predictor.codebook_size), starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Odds:
     """Weights of the codewords of N codes, as the range coder wants them."""
 
     groups: Frequencies  # [N, G]
-    weights: NDArray[np.int32]  # [N, G, S]
+    weights: NDArray[np.float64]  # [N, G, S] whole numbers
 
     def inside(self, groups: NDArray[np.integer]) -> Frequencies:
         """Frequencies ``[N, S]`` inside the group chosen for each code, ``groups`` ``[N]``."""
@@ -60,12 +64,12 @@ class Predictor(Protocol):
     codebook_size: int
     reach: int  # frames, earlier or later, that it looks away from a code
 
-    def batches(self, stage: int, columns: Columns) -> Iterator[Columns]:
+    def batches(self, stage: int, columns: Columns) -> Sequence[Columns]:
         """``columns`` of one packet in ``stage`` cut into what is coded at once, in this order."""
         ...
 
     def odds(self, sheet: Sheet, parts: Sequence[tuple[int, Columns]]) -> Odds:
-        """Odds of ``sheet[stage, columns]`` of all parts in order, from what earlier batches left there."""
+        """Odds of ``sheet[columns, stage]`` of all parts in order, from what earlier batches left there."""
         ...
 
 
@@ -75,64 +79,55 @@ class TablePredictor:
     def __init__(self, tables: Tables) -> None:
         self.n_codebooks = tables.n_codebooks
         self.codebook_size = tables.codebook_size
-        self.reach = int(abs(tables.offsets[tables.stages != UNUSED].astype(np.int64)).max(initial=0))
-        self._stages = [_Stage.of(tables, stage) for stage in range(tables.n_codebooks)]
-        self._powers = tables.powers
+        n_contexts, n_classes, rank = tables.vectors.shape[1:]
+        is_used = tables.stages != UNUSED  # [Q, J]
+        offsets = np.where(is_used, tables.offsets.astype(np.int64), 0)
+        self.reach = int(abs(offsets).max())
+        self._places = (offsets * self.n_codebooks + np.where(is_used, tables.stages, 0)).T.copy()
+        numbers = np.arange(self.n_codebooks * n_contexts).reshape(-1, n_contexts)
+        self._firsts = numbers.T * (self.codebook_size + 1)
+        self._rows = (numbers[..., None] * n_classes + tables.classes).ravel()
+        self._vectors = np.zeros((numbers.size * n_classes, rank + 1), dtype=np.float32)
+        self._vectors[:, :-1] = (tables.vectors * is_used[..., None, None]).reshape(-1, rank)
+        self._vectors.reshape(self.n_codebooks, -1, rank + 1)[:, :n_classes, -1] = 1
+        # A power of two: products and sums stay exact, as if the integers were scaled after them.
+        scale = np.float32(2) ** (STEP_BITS - tables.fractions.astype(np.float32))
+        basis = np.concatenate([tables.basis, tables.bias[:, None]], axis=1)
+        self._basis = basis.astype(np.float32) * scale[:, None, None]
+        self._powers = tables.powers.astype(np.float64)
+        self._n_missing = -self.codebook_size % GROUP
 
-    def batches(self, stage: int, columns: Columns) -> Iterator[Columns]:
+    def batches(self, stage: int, columns: Columns) -> Sequence[Columns]:
         """One frame at a time in stage 0, whose contexts are its own frames; `BATCH` frames elsewhere."""
         step = 1 if stage == 0 else BATCH
-        return (columns[start : start + step] for start in range(0, len(columns), step))
+        return [columns[start : start + step] for start in range(0, len(columns), step)]
 
     def odds(self, sheet: Sheet, parts: Sequence[tuple[int, Columns]]) -> Odds:
         """See `Predictor.odds`."""
-        scores = np.empty((sum(len(columns) for _, columns in parts), self.codebook_size), dtype=np.float32)
+        vectors = self._vectors_of(sheet, parts)  # [N, R + 1]
+        scores = np.empty((len(vectors), self.codebook_size), dtype=np.float32)
         first = 0
         for stage, columns in parts:
-            self._stages[stage].scores(sheet, columns, out=scores[first : first + len(columns)])
-            first += len(columns)
+            rows = slice(first, first + len(columns))
+            np.dot(vectors[rows], self._basis[stage], out=scores[rows])
+            first = rows.stop
         np.subtract(np.maximum.reduce(scores, axis=1, keepdims=True), scores, out=scores)
         steps = scores.astype(np.int32)  # cut off below the point, like a shift
         weights = self._powers.take(steps, mode="clip")  # the last power, 1, for all that is further below
-        n_missing = -weights.shape[1] % GROUP
-        if n_missing:
-            weights = np.pad(weights, ((0, 0), (0, n_missing)))
+        if self._n_missing:
+            weights = np.pad(weights, ((0, 0), (0, self._n_missing)))
         weights = weights.reshape(len(weights), -1, GROUP)
-        return Odds(frequencies(np.einsum("ngs->ng", weights)), weights)  # sums are below 2 ** 26
+        return Odds(frequencies(weights @ _ONES), weights)
 
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """The tables of one stage as arrays, so that one indexing finds all of its J contexts."""
-
-    stages: NDArray[np.int64]  # [J, 1]
-    offsets: NDArray[np.int64]  # [J, 1]
-    firsts: NDArray[np.int64]  # [J, 1] of each context in ``rows``
-    rows: NDArray[np.int64]  # [J * (K + 1)] in ``vectors``, of each codeword or none
-    vectors: NDArray[np.float32]  # [J * C, R]
-    basis: NDArray[np.float32]  # [R + 1, K], the bias last, in steps of the powers
-
-    @classmethod
-    def of(cls, tables: Tables, stage: int) -> "_Stage":
-        used = tables.stages[stage] != UNUSED
-        numbers = np.arange(int(used.sum()))[:, None]
-        n_classes, rank = tables.vectors.shape[2:]
-        classes = tables.classes[stage, used]
-        # A power of two: products and sums stay exact, as if the integers were scaled after them.
-        scale = np.float32(2) ** (STEP_BITS - tables.fractions[stage].astype(np.float32))
-        return cls(
-            stages=tables.stages[stage, used].astype(np.int64)[:, None],
-            offsets=tables.offsets[stage, used].astype(np.int64)[:, None],
-            firsts=numbers * classes.shape[1],
-            rows=(numbers * n_classes + classes).ravel(),
-            vectors=tables.vectors[stage, used].astype(np.float32).reshape(-1, rank),
-            basis=np.vstack([tables.basis[stage], tables.bias[stage]]).astype(np.float32) * scale,
-        )
-
-    def scores(self, sheet: Sheet, columns: Columns, *, out: NDArray[np.float32]) -> None:
-        """Scores ``[N, K]`` of the codewords at ``columns``: sums below 2 ** 23, so float32 is exact."""
-        codes = sheet.take(self.stages * sheet.shape[1] + self.offsets + columns)  # [J, N]
-        codes += self.firsts
-        vectors = np.ones((len(columns), len(self.basis)), dtype=np.float32)  # [N, R + 1]
-        self.vectors.take(self.rows.take(codes), axis=0).sum(axis=0, out=vectors[:, :-1])
-        np.matmul(vectors, self.basis, out=out)
+    def _vectors_of(self, sheet: Sheet, parts: Sequence[tuple[int, Columns]]) -> NDArray[np.float32]:
+        """Sums ``[N, R + 1]`` of what the contexts of each code say, and 1 for the bias."""
+        if len(parts) == 1:
+            ((stage, columns),) = parts
+            stages: slice | NDArray[np.int64] = slice(stage, stage + 1)
+        else:
+            columns = np.concatenate([columns for _, columns in parts])
+            stages = np.repeat([stage for stage, _ in parts], [len(columns) for _, columns in parts])
+        codes = sheet.take(self._places[:, stages] + columns * self.n_codebooks)  # [J, N]
+        codes += self._firsts[:, stages]
+        vectors: NDArray[np.float32] = self._vectors.take(self._rows.take(codes), axis=0).sum(axis=0)
+        return vectors

@@ -124,6 +124,8 @@ class Tables:
         if not 1 <= size <= 1 << 16 or n_stages < 1:
             return f"basis is for {n_stages} stages of {size} codewords"
         n_contexts, n_classes = self.vectors.shape[1:3]
+        if not n_contexts or not n_classes:
+            return "no stage has a context"
         shapes = {
             "stages": (n_stages, n_contexts),
             "offsets": (n_stages, n_contexts),

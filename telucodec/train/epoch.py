@@ -11,12 +11,14 @@ class EpochMeter:
     def __init__(self) -> None:
         self.n_steps = 0
         self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}  # of steps that had the term: an adversary may come in late
         self.low = self.high = torch.zeros(())
 
     def add(self, result: StepResult) -> None:
         self.n_steps += 1
         for name, value in result.terms.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.low = torch.minimum(self.low, result.terms["output_min"].cpu())
         self.high = torch.maximum(self.high, result.terms["output_max"].cpu())
 
@@ -25,7 +27,7 @@ class EpochMeter:
         epoch = f"epoch {-(-step // steps_per_epoch) - 1} (step {step})"
         if not self.n_steps:
             return [f"{epoch}  every update was skipped"]
-        mean = {name: value.item() / self.n_steps for name, value in self.sums.items()}
+        mean = {name: value.item() / self.counts[name] for name, value in self.sums.items()}
         terms = "  ".join(
             f"{name} {mean[name]:.4f}"
             for name in (
@@ -51,6 +53,10 @@ class EpochMeter:
             f"commitment {mean['commitment']:.4f})  "
             f"SNR {mean['snr_db']:.2f} dB  grad norm {mean['grad_norm']:.2f}",
         ]
+        if "adversary/loss" in mean:
+            features = f"  features {mean['adversary/features']:.3f}" if "adversary/features" in mean else ""
+            loss, accuracy = mean["adversary/loss"], mean["adversary/accuracy"]
+            lines.append(f"  adversary: loss {loss:.3f}  told rightly {accuracy:.1%}{features}")
         rates = [name.partition("@")[2] for name in figures if name.startswith("valid/snr_db@")]
         if rates:
             shown = (

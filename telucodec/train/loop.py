@@ -18,10 +18,14 @@ from telucodec.train.optim import WeightAverage, learning_rate, set_learning_rat
 
 
 class Adversary(Protocol):
-    """Owns its discriminators and their optimizer, so the step below never sees them."""
+    """Owns its discriminators and their optimizer, so the step below never sees them.
+
+    ``update`` lets them learn; ``steer`` adds to the gradient that ``fake`` will get. Both tell figures,
+    which are logged and never optimized.
+    """
 
     def update(self, real: Tensor, fake: Tensor) -> Terms: ...
-    def terms(self, real: Tensor, fake: Tensor) -> Terms: ...
+    def steer(self, real: Tensor, fake: Tensor) -> Terms: ...
 
 
 @dataclass
@@ -69,8 +73,7 @@ def train_step(
     weighted = {name: getattr(config.loss, name) * value for name, value in terms.items()}
     seen: Terms = {}
     if adversary is not None:
-        seen = adversary.update(wav, estimate.detach())
-        weighted |= adversary.terms(wav, estimate)
+        seen = adversary.update(wav, estimate.detach()) | adversary.steer(wav, estimate)
     total = torch.stack(list(weighted.values())).sum()
 
     optimizer.zero_grad(set_to_none=True)

@@ -15,7 +15,7 @@ from auraloss.freq import MultiResolutionSTFTLoss
 from torch import Tensor, nn
 
 from telucodec.config import LossConfig
-from telucodec.spectral import magnitude_stft, mel_filters
+from telucodec.spectral import compressed_stft, magnitude_stft, mel_filters
 from telucodec.train.perceptual import AverageSpectrumLoss, DisturbanceLoss, EnvelopeLoss, SimilarityLoss
 
 Terms = dict[str, Tensor]
@@ -79,13 +79,7 @@ class CompressedSpectrumLoss(nn.Module):
         return total / len(self.fft_sizes)
 
     def _compressed(self, wav: Tensor, n_fft: int) -> tuple[Tensor, Tensor]:
-        window = self.get_buffer(f"window_{n_fft}")
-        spectrum = torch.view_as_real(
-            torch.stft(wav, n_fft, n_fft // 4, window=window / window.sum(), return_complex=True)
-        )
-        size = (spectrum.square().sum(dim=-1) + 1e-10).sqrt()
-        compressed = size.pow(self.exponent)
-        return spectrum * (compressed / size)[..., None], compressed
+        return compressed_stft(wav, n_fft, self.get_buffer(f"window_{n_fft}"), exponent=self.exponent)
 
 
 class ReconstructionLoss(nn.Module):

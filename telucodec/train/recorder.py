@@ -35,12 +35,16 @@ class Recorder:
         stats = result.codebooks
         stages = range(len(stats.perplexity))
         by_stage = {"perplexity": stats.perplexity, "usage": stats.usage, "dead_age": stats.dead_age}
-        self._names = [
+        names = [
             *terms,
             *weighted,
             *(f"codebook/{name}/{stage:02d}" for name in by_stage for stage in stages),
             "codebook/revived",
         ]
+        if (
+            names != self._names
+        ):  # an adversary came in: a mean has to be over steps that have the same figures
+            self._rows, self._names = [], names
         scalars = [value.float() for value in (*terms.values(), *weighted.values())]
         revived = stats.n_revived.sum().to(scalars[0].device, torch.float32)
         self._rows.append(torch.cat([torch.stack(scalars), *by_stage.values(), revived[None]]))

@@ -82,6 +82,10 @@ def train_run(
         run.initialize_codebooks()
     watcher.line(size_line(run.codec))
     watcher.line(data_line(*corpora))
+    if run.adversary is not None:
+        if config.adversary.init_from and not resume:
+            run.adversary.take_over(Path(config.adversary.init_from))
+        watcher.line(run.adversary.line())
     write_facts(out, config, data_dir, run.fabric.device, passed)
     with RunLog(out) as run_log, signals_caught() as signals:
         diagnoses = _train(run, run_log, steps_per_epoch, signals)

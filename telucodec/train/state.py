@@ -11,6 +11,7 @@ import torch
 
 from telucodec.config import Config, config_to_dict
 from telucodec.model.codec import Codec, build_codec, save_codec
+from telucodec.train.adversary import build_adversary
 from telucodec.train.assembly import assemble, batches_of, fresh_average, initialize_codebooks
 from telucodec.train.budget import Meter
 from telucodec.train.card import model_card
@@ -56,6 +57,7 @@ class Run:
             self.assembly.loss,
         )
         self.codec, self.learner = self.trainee.codec, self.trainee.learner
+        self.adversary = build_adversary(config, self.fabric)
         self.batches = batches_of(config, self.corpus, self.fabric.global_rank)
         self.upcoming: Iterator[torch.Tensor] | None = None
         self.mel = MelLoss(config.model.sample_rate_hz).to(self.fabric.device)
@@ -94,7 +96,9 @@ class Run:
         began = time.monotonic()
         wav = next(self.upcoming).to(self.fabric.device)
         self.waited_s += time.monotonic() - began
-        result = train_step(self.fabric, self.trainee, self.loss, self.config, wav)
+        has_started = self.trainee.step >= self.config.adversary.start_step
+        adversary = self.adversary if has_started else None
+        result = train_step(self.fabric, self.trainee, self.loss, self.config, wav, adversary=adversary)
         self.recorder.add(result)
         if result.is_skipped:
             self.note_skipped(wav, result)
@@ -134,6 +138,7 @@ class Run:
             "learner": self.learner.state_dict(),
             "optimizer": self.trainee.optimizer.state_dict(),
             "average": self.trainee.average.state_dict() if self.trainee.average is not None else {},
+            "adversary": self.adversary.state_dict() if self.adversary is not None else {},
             "best": self.best,
             "figures": self.figures,
             "lr_share": self.trainee.lr_share,
@@ -148,6 +153,10 @@ class Run:
         self.trainee.optimizer.load_state_dict(state["optimizer"])
         if self.trainee.average is not None:
             self.trainee.average.load_state_dict(state["average"])
+        if self.adversary is not None and state.get("adversary"):
+            self.adversary.load_state_dict(state["adversary"])
+        elif self.adversary is not None:
+            self.watcher.line("the checkpoint holds no discriminators: they start anew")
         self.trainee.step = self.marked_step = state["step"]
         self.best, self.figures = state["best"], state["figures"]
         self.trainee.lr_share = state.get("lr_share", 1.0)
@@ -158,7 +167,7 @@ class Run:
             if state["config"]["loss"] == config_to_dict(self.config)["loss"]:
                 self.recorder.load_state_dict(state["doctor"]["steps"], self.fabric.device)
             else:  # figures of another loss say nothing about this one
-                self.doctor.history.readings.clear()
+                self.doctor.history.forget()
 
     # What happens every so many steps; see `train`.
 

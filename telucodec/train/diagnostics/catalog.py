@@ -236,4 +236,18 @@ DATA = {
         is_warning=True,
     ),
 }
-CATALOG: dict[str, Illness] = SIGNAL | LOSS | GRADIENT | CODEBOOK | RATE | BUDGET | DATA
+ADVERSARY = {
+    "adversary-drowns": Illness(
+        "The reconstruction loss is far above what it was before the adversary pulled: the codec "
+        "gives up the signal for what the discriminators like.",
+        "Lower adversary.share, or optim.lr if the share is small.",
+    ),
+    "discriminators-won": Illness(
+        "The discriminators tell nearly all of the output from recordings, and have for long: they "
+        "see something that the codec does not or cannot change.",
+        "Lower adversary.lr, raise adversary.feature_part, or keep lower rates out of training "
+        "(model.quantizer.dropout).",
+        is_warning=True,
+    ),
+}
+CATALOG: dict[str, Illness] = SIGNAL | LOSS | GRADIENT | CODEBOOK | RATE | BUDGET | DATA | ADVERSARY

@@ -12,6 +12,7 @@ from telucodec.train.diagnostics.diagnosis import Curve, Diagnosis, Evidence, di
 
 N_KEPT = 300  # readings; of a longer run every other one of the older half is forgotten, again and again
 TIMED = ("wait_share",)
+PULLED, LEARNED = "adversary/deceit", "adversary/loss"  # in readings in which an adversary did so
 NORMAL_STEPS = 100  # after the warmup: what they show is normal for the run
 N_SAMPLES = 3  # readings that a judgment needs at least, however long the steps between them
 
@@ -37,6 +38,7 @@ class History:
     plan: Plan
     readings: list[Reading] = field(default_factory=list)
     validations: list[Reading] = field(default_factory=list)
+    before_pull: float | None = None  # median loss of the steps in which an adversary only learned
 
     @property
     def step(self) -> int:
@@ -44,6 +46,9 @@ class History:
 
     def add(self, reading: Reading) -> None:
         """Append; a long run remembers its past at larger and larger steps, its normal state as it was."""
+        if PULLED in reading and self.before_pull is None:
+            alone = [past["total"] for past in self.readings if LEARNED in past and PULLED not in past]
+            self.before_pull = statistics.median(alone) if len(alone) >= N_SAMPLES else None
         self.readings.append(reading)
         if len(self.readings) > N_KEPT:
             self.readings = [
@@ -97,10 +102,15 @@ class History:
         readings = [
             {name: v for name, v in reading.items() if name not in TIMED} for reading in self.readings
         ]
-        return {"readings": readings, "validations": self.validations}
+        return {"readings": readings, "validations": self.validations, "before_pull": self.before_pull}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.readings, self.validations = list(state["readings"]), list(state["validations"])
+        self.before_pull = state.get("before_pull")  # an older checkpoint has none
+
+    def forget(self) -> None:
+        """Drop what says nothing about a changed loss: all but the validations."""
+        self.readings, self.before_pull = [], None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,17 @@
 """All rules in the order in which they are asked: the one that explains most comes first."""
 
-from telucodec.train.diagnostics import codebooks, gradients, losses, pace, signal
+from telucodec.train.diagnostics import adversary, codebooks, gradients, losses, pace, signal
 from telucodec.train.diagnostics.diagnosis import Diagnosis
 from telucodec.train.diagnostics.history import History
 
-RULES = (*losses.RULES, *gradients.RULES, *codebooks.RULES, *signal.RULES, *pace.RULES)
+RULES = (
+    *adversary.RULES,
+    *losses.RULES,
+    *gradients.RULES,
+    *codebooks.RULES,
+    *signal.RULES,
+    *pace.RULES,
+)
 
 
 def examine(history: History) -> list[Diagnosis]:

@@ -103,7 +103,8 @@ def _checks(config: Config, data_dir: Path, corpus: Corpus, budget: Budget) -> I
     hours = pace.hours(n_steps)
     price = budget.price_per_hour
     cost = "" if price is None else f", cost about {price * hours:.2f}"
-    yield found, [*lines, f"estimate: {n_steps} steps in {hours:.2f} h{cost}"]
+    without = ", without the adversary" if config.adversary.share else ""
+    yield found, [*lines, f"estimate: {n_steps} steps in {hours:.2f} h{cost}{without}"]
 
 
 def _again(assembly: Assembly, config: Config) -> Assembly:
