@@ -1,6 +1,7 @@
 """The shipped weights load, fit their tables, and old streams of theirs still sound right."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from telucodec.streaming import StreamDecoder, StreamEncoder
 from telucodec.truncate import truncate_file
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import buzz  # noqa: E402
+
 CLIP = ROOT / "data" / "clips" / "te-cv-42973999.flac"
 GOLDEN = Path(__file__).parent / "golden" / "te-cv-42973999.codes"  # --kbps 6, written on 2026-11-21
 
@@ -44,6 +48,14 @@ def test_telugu_comes_through_a_file_above_14_db(shipped, tmp_path):
     decode_file(shipped, tmp_path / "a.codes", tmp_path / "a.wav")
     assert report.header.entropy_mode == ENTROPY_MODES["variable"]
     assert snr_of(shipped, tmp_path / "a.wav") > 14
+
+
+def test_no_buzz_of_the_frame_rate_is_left_above_2400_hz(shipped):
+    found = buzz.measure(shipped, sorted(CLIP.parent.glob("te-*.flac")), 12)
+    is_high = [low >= 2400 for low, _ in buzz.BANDS_HZ]
+    ripple, lines = np.array(found["ripple_db"])[is_high], np.array(found["lines_db"])[is_high]
+    assert ripple.max() < 4, "12 in version 0.4.0"
+    assert lines[:, -1].max() < 15, "at 400 Hz, 29 in version 0.4.0"
 
 
 @pytest.mark.parametrize(("kbps", "least_db"), [(16.0, 25.0), (24.0, 40.0), (48.0, 45.0)])
