@@ -88,7 +88,7 @@ def test_a_stream_written_today_decodes_to_the_same_quality(shipped, tmp_path):
     assert (header.model_id, header.n_codebooks) == (shipped.model_id, 24)
     report = decode_file(shipped, GOLDEN, tmp_path / "a.wav", is_strict=True)
     assert report.summary.damages == ()
-    assert snr_of(shipped, tmp_path / "a.wav") == pytest.approx(15.17, abs=0.05)
+    assert snr_of(shipped, tmp_path / "a.wav") == pytest.approx(15.11, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,13 @@ def test_a_stream_written_today_decodes_to_the_same_quality(shipped, tmp_path):
         ("first", "fd7c0d4cf3ee2cb3"),
         ("second", "596251d880c27480"),
         ("third", "83f13dfedda07014"),
+        ("fourth", "c79a28d9047cabc1"),
     ],
 )
 def test_streams_of_earlier_releases_are_read_whole_and_refused_by_the_name_of_their_weights(
     shipped, tmp_path, name, weights
 ):
-    path = GOLDEN.with_name(f"{name}-release.codes")  # the same clip at the same rate by 0.1.0 to 0.3.0
+    path = GOLDEN.with_name(f"{name}-release.codes")  # the same clip at the same rate by 0.1.0 to 0.4.0
     summary = summarize(path.read_bytes())
     assert (summary.damages, summary.n_packets, summary.n_samples) == ((), 7, 50_240)
     with pytest.raises(ModelError, match=weights):
@@ -161,7 +162,7 @@ def test_bytes_at_a_rate_do_not_depend_on_the_pieces_the_signal_comes_in(shipped
 def test_a_stream_of_variable_depth_is_truncated_to_a_rate_and_never_sounds_better(shipped, tmp_path):
     encode_file(shipped, CLIP, tmp_path / "a.codes", options=EncodeOptions(kbps=6.0))
     figures = []
-    for number, kbps in enumerate((1.0, 2.0, 3.0, 4.0)):
+    for number, kbps in enumerate((1.2, 2.0, 3.0, 4.0)):
         short = tmp_path / f"{number}.codes"
         done = truncate_file(tmp_path / "a.codes", short, kbps=kbps, model_folder=shipped.folder)
         assert 0.7 * kbps < done.after.payload_kbps <= kbps
