@@ -257,9 +257,7 @@ class TrainConfig:
 class AdversaryConfig:
     """Discriminators that learn to tell recordings from the output, and pull it to where they cannot."""
 
-    share: float = (
-        0.0  # norm of the pull, a gradient at the output, of that of all other terms; 0: no adversary
-    )
+    share: float = 0.0  # norm of the pull at the output over that of all other terms; 0: no adversary
     feature_part: float = 0.5  # of the pull, towards the recording's features; the rest: to be taken for one
     loss: str = "hinge"  # or "squares"
     init_from: str = ""  # run folder or checkpoint to take them from; empty: random weights
