@@ -8,7 +8,8 @@ import itertools
 import pytest
 import torch
 
-from telucodec.model.search import N_WIDE, _largest, fits, nearest, search
+from telucodec.model import search as module
+from telucodec.model.search import N_BLOCK, N_WIDE, Fit, _largest, nearest, search
 
 D = 6
 
@@ -27,15 +28,51 @@ def errors(vectors, codebooks, codes):
 
 
 def found(vectors, codebooks, width):
-    return search(vectors, codebooks, fits(codebooks), width)
+    return search(vectors, codebooks, [Fit(codebook) for codebook in codebooks], width).codes
 
 
 def test_one_path_takes_the_nearest_codeword_of_every_stage():
     vectors, codebooks = draw(4, 16)
-    residual = vectors
+    residual, n_nearest = vectors, 0
     for codebook, chosen in zip(codebooks, found(vectors, codebooks, 1), strict=True):
-        assert torch.equal(chosen, torch.cdist(residual, codebook).argmin(dim=1))
+        distances = torch.cdist(residual, codebook)
+        torch.testing.assert_close(distances[range(50), chosen], distances.amin(dim=1), rtol=0.02, atol=0)
+        n_nearest += int((chosen == distances.argmin(dim=1)).sum())
         residual = residual - codebook[chosen]
+    assert n_nearest >= 198  # of 200: bytes tell twins apart only so well
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_the_errors_are_those_of_the_codes(width):
+    vectors, codebooks = draw(5, 128)
+    codes, errors = search(vectors, codebooks, [Fit(codebook) for codebook in codebooks], width)
+    left = vectors - torch.stack(
+        [torch.zeros_like(vectors), *(c[q] for c, q in zip(codebooks, codes, strict=True))]
+    ).cumsum(0)
+    torch.testing.assert_close(errors, left.square().sum(dim=2))
+
+
+def test_bytes_say_nearly_how_far_codewords_are():
+    vectors, codebooks = draw(1, 128)
+    vectors[1:] *= torch.logspace(-15, 15, 49)[:, None]
+    vectors[0] = 0.0
+    codebook = codebooks[0] + 100.0  # all far from zero
+    exact = torch.cdist((vectors + 100.0).double(), codebook.double()).square() / -2
+    energies = (vectors + 100.0).square().sum(dim=1)
+    off = (Fit(codebook, is_first=True)(vectors + 100.0, energies) - exact).abs().amax(dim=1)
+    far = (vectors + 100.0 - codebook.mean(dim=0)).norm(dim=1)
+    allowed = 0.02 * far * codebooks[0].norm(dim=1).max() + 1e-6 * exact.abs().amax(dim=1)
+    assert (off < allowed + 1e-3).all()
+
+
+def test_every_product_of_bytes_gives_the_same_codes(monkeypatch):
+    vectors, codebooks = draw(8, 128, n_vectors=300)
+    codes = [found(vectors, codebooks, 4)]
+    monkeypatch.setattr(module, "_multiplies_bytes", lambda: False)
+    codes.append(found(vectors, codebooks, 4))
+    packed = [Fit(codebook, is_packed=True) for codebook in codebooks]
+    codes.append(search(vectors, codebooks, packed, 4).codes)
+    assert all(torch.equal(codes[0], other) for other in codes)
 
 
 def test_as_many_paths_as_there_are_sums_find_the_best_of_all():
@@ -50,15 +87,15 @@ def test_as_many_paths_as_there_are_sums_find_the_best_of_all():
 def test_more_paths_leave_less_error(n_codebooks):
     vectors, codebooks = draw(n_codebooks, 128, n_vectors=200)
     left = [
-        float(errors(vectors, codebooks, found(vectors, codebooks, width)).mean()) for width in (1, 2, 4, 16)
+        float(errors(vectors, codebooks, found(vectors, codebooks, width)).mean()) for width in (1, 4, 16)
     ]
     assert left == sorted(left, reverse=True)
-    assert left[2] < 0.9 * left[0]
+    assert left[1] < 0.9 * left[0]
 
 
 @pytest.mark.parametrize("width", [1, 4])
 def test_every_vector_is_searched_for_itself(width):
-    vectors, codebooks = draw(5, 128)
+    vectors, codebooks = draw(5, 128, n_vectors=N_BLOCK + 20)
     together = found(vectors, codebooks, width)
     alone = torch.cat([found(vector[None], codebooks, width) for vector in vectors], dim=1)
     assert torch.equal(together, alone)
@@ -67,7 +104,8 @@ def test_every_vector_is_searched_for_itself(width):
 
 def test_fewer_stages_than_codebooks_give_as_many_codes():
     vectors, codebooks = draw(5, 16)
-    assert search(vectors, codebooks, fits(codebooks[:2]), 4).shape == (2, 50)
+    stages = [Fit(codebook) for codebook in codebooks[:2]]
+    assert search(vectors, codebooks, stages, 4).codes.shape == (2, 50)
 
 
 @pytest.mark.parametrize("n_values", [5, 64, 640, 1024, 4096, 4100])
@@ -75,9 +113,8 @@ def test_fewer_stages_than_codebooks_give_as_many_codes():
 def test_the_largest_values_are_found_in_order(n_values, n):
     values = torch.randn(20, n_values, generator=torch.Generator().manual_seed(n_values))
     values[:, 1] = values[:, 3] = 9.0  # equal ones
-    largest, places = _largest(values, n)
-    torch.testing.assert_close(largest, values.topk(n).values, rtol=0, atol=0)
-    torch.testing.assert_close(values.gather(1, places), largest, rtol=0, atol=0)
+    places = _largest(values, n)
+    torch.testing.assert_close(values.gather(1, places), values.topk(n).values, rtol=0, atol=0)
     assert all(len(set(row)) == n for row in places.tolist())
 
 

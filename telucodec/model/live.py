@@ -20,7 +20,7 @@ from telucodec.model.search import Fit
 from telucodec.nn.packed import packed
 from telucodec.nn.recorded import Recorded
 
-N_KEPT = 8  # recordings of each half
+N_KEPT = 8  # halves of each kind
 
 
 class Analysis(nn.Module):
@@ -34,7 +34,7 @@ class Analysis(nn.Module):
         self.quantizer = quantizer
         self._fits = fits
         self._n_codebooks = n_codebooks
-        self._parts = nn.ModuleList(fit for fit in fits if isinstance(fit, nn.Module))  # a recording asks
+        self._parts = nn.ModuleList(fits)  # a recording asks
 
     def step(self, wav: Tensor, state: EncoderState) -> tuple[tuple[Tensor, Tensor, Tensor], EncoderState]:
         """``[B, 1, L * hop]`` to latents ``[B, D, L]``, codes ``[B, Q, L]`` and errors; the next state."""
@@ -60,7 +60,7 @@ class Synthesis(nn.Module):
 
 def analysis(codec: Codec, n_codebooks: int) -> Analysis:
     """The first half as it is, for chunks of any size."""
-    return Analysis(codec.encoder, codec.quantizer, codec.quantizer.fits(n_codebooks), n_codebooks)
+    return _analysis(codec, _version(codec), n_codebooks)
 
 
 def live_analysis(codec: Codec, n_codebooks: int, n_frames: int) -> Recorded:
@@ -76,6 +76,11 @@ def synthesis(codec: Codec) -> Synthesis:
 def live_synthesis(codec: Codec, n_codebooks: int, n_frames: int) -> Recorded:
     """The second half for chunks of ``n_frames``."""
     return _live_synthesis(codec, _version(codec), n_codebooks, n_frames)
+
+
+@lru_cache(maxsize=N_KEPT)
+def _analysis(codec: Codec, _: tuple[int, ...], n_codebooks: int) -> Analysis:
+    return Analysis(codec.encoder, codec.quantizer, codec.quantizer.fits(n_codebooks), n_codebooks)
 
 
 @lru_cache(maxsize=N_KEPT)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from telucodec.model.search import Fit, fits, search
+from telucodec.model.search import Fit, search
 
 N_PRICES = 50  # of a stage that are tried where an item's stages are spread over its frames
 
@@ -108,14 +108,15 @@ class ResidualVectorQuantizer(nn.Module):
 
     def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """``[B, D, L]`` -> codes ``[B, Q', L]`` int64 of the first ``n_codebooks`` stages (all if None)."""
-        return self._codes(latents.float(), self.fits(n_codebooks))
+        return self.encode_with_errors(latents, n_codebooks)[0]
 
     def fits(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> list[Fit]:
-        """`telucodec.model.search.fits` of the first ``n_codebooks`` stages (all if None).
+        """`telucodec.model.search.Fit` of the first ``n_codebooks`` stages (all if None).
 
         For callers that encode again and again.
         """
-        return fits(self.codebooks.detach()[:n_codebooks], is_packed=is_packed)
+        codebooks = self.codebooks.detach()[:n_codebooks]
+        return [Fit(book, is_first=stage == 0, is_packed=is_packed) for stage, book in enumerate(codebooks)]
 
     def encode_with_errors(
         self,
@@ -129,16 +130,11 @@ class ResidualVectorQuantizer(nn.Module):
         ``stages`` are those of `fits` for as many stages, and say how many if ``n_codebooks`` is None.
         """
         stages = self.fits(n_codebooks) if stages is None else stages
-        codes = self._codes(latents.float(), stages)
-        wanted = latents.float().transpose(1, 2)[:, None]  # [B, 1, L, D]
-        left = wanted - self._codewords(codes).detach().cumsum(dim=1)  # [B, Q', L, D]
-        return codes, torch.cat([wanted, left], dim=1).square().sum(dim=3)
-
-    def _codes(self, latents: Tensor, stages: Sequence[Fit]) -> Tensor:
         n_items, dim, n_frames = latents.shape
-        vectors = latents.transpose(1, 2).reshape(-1, dim)
-        codes = search(vectors, self.codebooks.detach(), stages, self.search_width)  # [Q', B * L]
-        return codes.view(len(codes), n_items, n_frames).transpose(0, 1)
+        vectors = latents.float().transpose(1, 2).reshape(-1, dim)
+        found = search(vectors, self.codebooks.detach(), stages, self.search_width)
+        codes, errors = (part.view(len(part), n_items, n_frames).transpose(0, 1) for part in found)
+        return codes, errors
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes ``[B, Q', L]`` of the first Q' stages -> latents ``[B, D, L]``, their sum.
