@@ -15,6 +15,7 @@ from telucodec.config import ModelConfig, QuantizerConfig
 from telucodec.errors import ModelError
 from telucodec.frames import frame_count
 from telucodec.model import codec as codec_module
+from telucodec.model import search
 from telucodec.model.codec import (
     CONFIG,
     WEIGHTS,
@@ -276,10 +277,12 @@ def test_the_same_seed_builds_the_same_codec():
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
-def test_the_default_codec_keeps_its_budget_of_parameters_and_work():
+@pytest.mark.parametrize("multiplies_bytes", [False, True])
+def test_the_default_codec_keeps_its_budget_of_parameters_and_work(monkeypatch, multiplies_bytes):
+    monkeypatch.setattr(search, "_multiplies_bytes", lambda: multiplies_bytes)
     codec = build_codec(ModelConfig())
     assert sum(count_parameters(codec).values()) <= 15e6
-    assert count_gmacs_per_s(codec) <= 1.5
+    assert 0.8 < count_gmacs_per_s(codec) < 0.9  # products of bytes are work, too
 
 
 def test_parameters_are_counted_by_part_codebooks_included():

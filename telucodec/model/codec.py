@@ -155,7 +155,8 @@ def count_parameters(codec: Codec) -> dict[str, int]:
 def count_gmacs_per_s(codec: Codec) -> float:
     """Multiply-accumulates, in billions, to encode, quantize (every stage) and decode one second."""
     wav = torch.zeros(1, 1, codec.config.sample_rate_hz, device=codec.decoder.output_scale.device)
-    with FlopCounterMode(display=False) as counter:
+    of_bytes = {torch.ops.aten._int_mm: lambda left, right, out_shape: 2 * left[0] * left[1] * right[1]}
+    with FlopCounterMode(display=False, custom_mapping=of_bytes) as counter:
         codec.decode(codec.encode(wav), n_samples=wav.shape[-1])
     return float(counter.get_total_flops()) / 2e9
 
