@@ -58,7 +58,7 @@ def test_bytes_say_nearly_how_far_codewords_are():
     vectors[0] = 0.0
     codebook = codebooks[0] + 100.0  # all far from zero
     exact = torch.cdist((vectors + 100.0).double(), codebook.double()).square() / -2
-    energies = (vectors + 100.0).square().sum(dim=1)
+    energies = (vectors + 100.0).square().sum(dim=1, keepdim=True)
     off = (Fit(codebook, is_first=True)(vectors + 100.0, energies) - exact).abs().amax(dim=1)
     far = (vectors + 100.0 - codebook.mean(dim=0)).norm(dim=1)
     allowed = 0.02 * far * codebooks[0].norm(dim=1).max() + 1e-6 * exact.abs().amax(dim=1)

@@ -52,14 +52,14 @@ class Fit(nn.Module):
 
         Args:
             vectors: ``[N, D]``.
-            energies: ``[N]``, their squared lengths.
+            energies: ``[N, 1]``, their squared lengths.
         """
         if self._mean is not None:
             vectors = vectors - self._mean
-            energies = vectors.square().sum(dim=1)
+            energies = vectors.square().sum(dim=1, keepdim=True)
         steps = _steps(vectors)
         products = self._products((vectors / steps).round_()) * self._steps
-        return torch.addcmul(self._offset, products, steps).sub_(energies[:, None], alpha=0.5)
+        return torch.addcmul(self._offset, products, steps).sub_(energies, alpha=0.5)
 
 
 class Found(NamedTuple):
@@ -88,8 +88,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 def _steps(vectors: Tensor) -> Tensor:
     """What one unit of a byte stands for in each of ``[N, D]``, ``[N, 1]``."""
-    largest = vectors.abs().amax(dim=1, keepdim=True)
-    return largest.clamp_min(LARGEST * torch.finfo(largest.dtype).tiny) / LARGEST
+    return vectors.abs().amax(dim=1, keepdim=True).div_(LARGEST).clamp_min_(torch.finfo(vectors.dtype).tiny)
 
 
 def _products(codebook: Tensor, *, is_packed: bool) -> Callable[[Tensor], Tensor]:
@@ -113,21 +112,22 @@ def _searched(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: 
     numbers = torch.arange(n_vectors, device=vectors.device)[:, None]
     rows = numbers  # [N, 1] of `residual`, where the paths of each vector begin
     residual = vectors  # [N * W, D], one path to begin with
-    errors = vectors.square().sum(dim=1, keepdim=True)  # [N, W] squared, of each path
+    errors = vectors.square().sum(dim=1, keepdim=True)  # [N * W, 1] squared
     first = errors[:, 0]
+    n_paths = 1
     steps: list[tuple[Tensor, Tensor, Tensor]] = []  # the path each path goes on from, its codeword and error
     for stage, (codebook, fit) in enumerate(zip(codebooks, stages, strict=False)):
-        n_paths, size = errors.shape[1], len(codebook)
+        size = len(codebook)
         n_kept = min(width if stage < N_WIDE else -(-width // 2), n_paths * size)
-        place = _largest(fit(residual, errors.flatten()).view(n_vectors, n_paths * size), n_kept)
+        place = _largest(fit(residual, errors).view(n_vectors, n_paths * size), n_kept)
         parent, code = place // size, place % size
         left = residual.index_select(0, (parent + rows).flatten())
         residual = left.sub_(codebook.index_select(0, code.flatten()))
-        errors = residual.square().sum(dim=1).view(n_vectors, n_kept)
+        errors = residual.square().sum(dim=1, keepdim=True)
+        steps.append((parent, code, errors.view(n_vectors, n_kept)))
         if n_kept != n_paths:
-            rows = n_kept * numbers
-        steps.append((parent, code, errors))
-    path = errors.argmin(dim=1, keepdim=True)
+            n_paths, rows = n_kept, n_kept * numbers
+    path = steps[-1][2].argmin(dim=1, keepdim=True)
     codes, after = [], []
     for parent, code, errors in reversed(steps):
         codes.append(code.gather(1, path)[:, 0])

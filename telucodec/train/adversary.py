@@ -129,7 +129,10 @@ class Discriminating:
         try:
             self.load_state_dict(state)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{run} holds discriminators of other settings: {error}") from error
+            raise ModelError(
+                f"{run} holds discriminators of other settings: {error}; give the same [adversary] "
+                "settings as that run, or leave adversary.init_from empty"
+            ) from error
 
     def line(self) -> str:
         """What a person is told at the start."""
