@@ -22,7 +22,7 @@ from telucodec.prior.depths import Depths, choose_depths, cut, estimated_bits
 
 N_PARTS = 4  # of the packets, coded one after the other
 N_AGAIN = 12  # parts that may be coded again
-CLOSE = 0.96  # of the budget is near enough
+CLOSE = 0.985  # of the budget is near enough
 EXPECTED = 1.1  # times the estimate is what the loudest packets of speech take
 SAFETY = 1.006  # times what is to be expected, so that the next part does not miss by a hair
 SPAN = 1024.0  # times the first price, up and down, is searched
