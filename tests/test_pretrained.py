@@ -70,7 +70,7 @@ def test_the_transparent_weights_keep_the_waveform_at_their_rate(tmp_path, kbps,
 @pytest.mark.parametrize("kbps", [1.5, 3.0, 5.0])
 def test_a_file_keeps_to_its_rate_and_uses_it(shipped, tmp_path, kbps):
     report = encode_file(shipped, CLIP, tmp_path / "a.codes", options=EncodeOptions(kbps=kbps))
-    assert 0.95 * kbps < report.payload_kbps <= kbps
+    assert 0.98 * kbps < report.payload_kbps <= kbps
 
 
 def test_frames_of_variable_depth_beat_even_ones_by_half_a_decibel_at_3_kbps(shipped, tmp_path):

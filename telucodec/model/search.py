@@ -6,9 +6,9 @@ LeBlanc, Bhattacharya, Mahmoud and Cuperman 1993, IEEE Transactions on Speech an
 1 (4)), half as many in the late stages, leaves a seventh less error with 4 paths; 1 is the usual
 greedy search. What decodes the codes does not change.
 
-Which sums are kept is judged with vectors and codewords rounded to bytes: a hundredth of a decibel more
-error, for products that processors make four times as fast and that are exact in any order, so that a
-vector has the same codes alone or among many, and on any machine. The errors of the paths are not rounded.
+Which sums are kept is judged with vectors and codewords rounded to bytes: .004 dB more error, for products
+that processors make four times as fast and that are exact in any order, so that it makes no difference how
+they are made or how many vectors are searched at once. The errors of the paths are not rounded.
 
 Shapes: N vectors, D latent width, Q codebooks, K codewords, W paths kept.
 """
