@@ -131,7 +131,7 @@ class ResidualVectorQuantizer(nn.Module):
         """
         stages = self.fits(n_codebooks) if stages is None else stages
         n_items, dim, n_frames = latents.shape
-        vectors = latents.float().transpose(1, 2).reshape(-1, dim)
+        vectors = latents.detach().float().transpose(1, 2).reshape(-1, dim)
         found = search(vectors, self.codebooks.detach(), stages, self.search_width)
         codes, errors = (part.view(len(part), n_items, n_frames).transpose(0, 1) for part in found)
         return codes, errors

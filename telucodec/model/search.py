@@ -27,7 +27,7 @@ LARGEST = 127  # of a signed byte
 N_ROWS = 16  # of the candidates laid out as a matrix, to look for the best column by column
 N_WIDE = 12  # stages after which half as many paths do
 N_FEW = 4  # vectors for which looking through all is faster
-N_BLOCK = 128  # vectors that are searched at once, so that their sums stay in the cache
+N_BLOCK = 100  # vectors that are searched at once, so that their sums stay in the cache
 
 
 class Fit(nn.Module):
@@ -47,19 +47,17 @@ class Fit(nn.Module):
         self._steps = steps.T  # [1, K]
         self._products = _products((codebook / steps).round(), is_packed=is_packed)
 
-    def forward(self, vectors: Tensor, energies: Tensor) -> Tensor:
-        """About minus half of the squared distance of vectors to each codeword, ``[N, K]``.
+    def forward(self, vectors: Tensor) -> Tensor:
+        """About how near vectors ``[N, D]`` are to each codeword, ``[N, K]``.
 
-        Args:
-            vectors: ``[N, D]``.
-            energies: ``[N, 1]``, their squared lengths.
+        Minus half of the squared distance, and plus half of the vector's squared length: its own, unless
+        the mean was taken off.
         """
         if self._mean is not None:
             vectors = vectors - self._mean
-            energies = vectors.square().sum(dim=1, keepdim=True)
         steps = _steps(vectors)
-        products = self._products((vectors / steps).round_()) * self._steps
-        return torch.addcmul(self._offset, products, steps).sub_(energies, alpha=0.5)
+        scores = self._products((vectors / steps).round_()).to(vectors.dtype).mul_(self._steps)
+        return torch.addcmul(self._offset, scores, steps, out=scores)
 
 
 class Found(NamedTuple):
@@ -93,9 +91,11 @@ def _steps(vectors: Tensor) -> Tensor:
 
 def _products(codebook: Tensor, *, is_packed: bool) -> Callable[[Tensor], Tensor]:
     """Vectors ``[N, D]`` to products ``[N, K]`` with codewords, all whole numbers below 2 ** 24."""
-    if codebook.device.type == "cpu" and _multiplies_bytes() and codebook.shape[1] > 1:  # wrong for D = 1
+    dim = codebook.shape[1]
+    if codebook.device.type == "cpu" and _multiplies_bytes() and dim > 1:  # wrong for D = 1
         columns = codebook.to(torch.int8).T
-        return lambda vectors: torch._int_mm(vectors.to(torch.int8), columns)
+        # The views give a single row its usual stride: by another, which a cut leaves, it is read wrong.
+        return lambda vectors: torch._int_mm(vectors.to(torch.int8).flatten().view(-1, dim), columns)
     if is_packed and can_pack(codebook):
         return Packed(codebook, None)
     return partial(fn.linear, weight=codebook)
@@ -119,7 +119,8 @@ def _searched(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: 
     for stage, (codebook, fit) in enumerate(zip(codebooks, stages, strict=False)):
         size = len(codebook)
         n_kept = min(width if stage < N_WIDE else -(-width // 2), n_paths * size)
-        place = _largest(fit(residual, errors).view(n_vectors, n_paths * size), n_kept)
+        owed = errors.view(n_vectors, n_paths, 1) / 2
+        place = _largest(fit(residual).view(n_vectors, n_paths, size), owed, n_kept)
         parent, code = place // size, place % size
         left = residual.index_select(0, (parent + rows).flatten())
         residual = left.sub_(codebook.index_select(0, code.flatten()))
@@ -136,17 +137,26 @@ def _searched(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: 
     return Found(torch.stack(codes[::-1]), torch.stack([first, *after[::-1]]))
 
 
-def _largest(values: Tensor, n: int) -> Tensor:
-    """Places ``[N, n]`` of the ``n`` largest of each row of ``[N, C]``, largest first.
+def _largest(scores: Tensor, owed: Tensor, n: int) -> Tensor:
+    """Places ``[N, n]`` of the ``n`` largest scores ``[N, W, K]`` less what each path owes, ``[N, W, 1]``.
 
-    As those of ``values.topk(n)``, several times as fast for long rows: they are among the ``n`` columns with
-    the largest maxima if a row is laid out as a matrix.
+    As those of ``(scores - owed).flatten(1).topk(n)``, but in any order, and several times as fast for many
+    vectors: they are among the ``n`` columns with the largest maxima if each path's scores are laid out as a
+    matrix.
     """
-    n_columns = values.shape[1] // N_ROWS
-    if len(values) <= N_FEW or n_columns < 2 * n or values.shape[1] % N_ROWS:
-        return values.topk(n).indices
-    matrix = values.view(len(values), N_ROWS, n_columns)
-    columns = matrix.amax(dim=1).topk(n).indices  # [N, n]
-    candidates = matrix.gather(2, columns[:, None].expand(-1, N_ROWS, -1)).flatten(1)
-    place = candidates.topk(n).indices
-    return place // n * n_columns + columns.gather(1, place % n)
+    n_vectors, n_paths, size = scores.shape
+    n_columns = size // N_ROWS  # of each path
+    if n_vectors <= N_FEW or n_paths * n_columns < 2 * n or size % N_ROWS:
+        return _best((scores - owed).flatten(1), n)
+    maxima = scores.view(n_vectors, n_paths, N_ROWS, n_columns).amax(dim=2).sub_(owed)
+    column = _best(maxima.flatten(1), n)
+    path = column // n_columns
+    rows = n_columns * torch.arange(N_ROWS, device=scores.device)[:, None]
+    places = (column + path * (size - n_columns))[:, None] + rows  # [N, rows, n]
+    candidates = scores.flatten(1).gather(1, places.flatten(1)).view_as(places)
+    candidates.sub_(owed[:, :, 0].gather(1, path)[:, None])
+    return places.flatten(1).gather(1, _best(candidates.flatten(1), n))
+
+
+def _best(values: Tensor, n: int) -> Tensor:
+    return values.topk(n, sorted=False).indices

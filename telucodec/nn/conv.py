@@ -8,6 +8,8 @@ share one module.
 Shapes: B batch, I/O input/output channels, T samples in, L = T / stride frames out.
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
@@ -113,19 +115,18 @@ class CausalConvTranspose1d(nn.Module):
 
     def _overlapped(self, x: Tensor) -> Tensor:
         """What frames ``[B, I, L]`` write, ``[B, O, L * stride + tail]``."""
-        n_in, n_out, kernel_size = self.weight.shape
+        _, n_out, kernel_size = self.weight.shape
         n_frames, n_parts = x.shape[-1], kernel_size // self.stride  # hops that one frame writes to
+        y = self._product(x.transpose(1, 2))  # [B, L, O * kernel]
+        if n_frames == 1:
+            return y.reshape(-1, n_out, kernel_size)
         if n_frames <= SHORT_FRAMES:
-            y = self._short(x.transpose(1, 2)).transpose(1, 2)  # [B, O * kernel, L]
-            if n_frames == 1:
-                return y.reshape(-1, n_out, kernel_size)
             size = (1, n_frames * self.stride + self.tail)
-            return fn.fold(y, size, (1, kernel_size), stride=(1, self.stride)).squeeze(2)
-        y = torch.matmul(self.weight.view(n_in, -1).T, x)  # [B, O * kernel, L]
-        y = y.view(-1, n_out, n_parts, self.stride, n_frames).transpose(3, 4)  # [B, O, parts, L, stride]
-        hops = [fn.pad(y[:, :, part], (0, 0, part, n_parts - 1 - part)) for part in range(n_parts)]
-        return torch.stack(hops).sum(dim=0).flatten(2)
+            return fn.fold(y.transpose(1, 2), size, (1, kernel_size), stride=(1, self.stride)).squeeze(2)
+        parts = y.view(-1, n_frames, n_out, n_parts, self.stride).permute(3, 0, 2, 1, 4)
+        hops = [fn.pad(part, (0, 0, place, n_parts - 1 - place)) for place, part in enumerate(parts)]
+        return reduce(torch.add, hops).flatten(2)
 
-    def _short(self, frames: Tensor) -> Tensor:
+    def _product(self, frames: Tensor) -> Tensor:
         """``[B, L, I]`` -> ``[B, L, O * kernel]``."""
         return torch.matmul(frames, self.weight.flatten(1))

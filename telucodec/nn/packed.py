@@ -59,7 +59,7 @@ class PackedTranspose(CausalConvTranspose1d):
         vars(self).update(vars(conv) | {"_modules": {}})
         self._packed = Packed(conv.weight.flatten(1).T, None)
 
-    def _short(self, frames: Tensor) -> Tensor:
+    def _product(self, frames: Tensor) -> Tensor:
         product: Tensor = self._packed(frames)
         return product
 
