@@ -13,6 +13,7 @@ DASHES = {"6": "", "3": "5 3"}  # by kbps
 STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 WIDTH, HEIGHT = 330, 230  # of a panel
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 30, 40  # margins
+LEGEND = 38  # height
 COLUMNS = {"pesq_wb": 2, "stoi": 3, "snr_db": 1, "range_ratio": 2, "mel_distance_db": 2}  # decimals
 HEADER = ("curve", "minutes", "updates", "PESQ-WB", "STOI", "SNR dB", "range ratio", "mel distance dB")
 
@@ -38,7 +39,7 @@ def drawing(rows: list[dict[str, Any]]) -> str:
     """Metrics against minutes of one core, two panels in a row; a logarithm has no place for rows of 0."""
     rows = sorted((row for row in rows if row["minutes"] > 0), key=lambda row: row["minutes"])
     colors = dict(zip(curves_of(rows), COLORS, strict=False))
-    width, height = 2 * WIDTH, (len(PANELS) + 1) // 2 * HEIGHT + 20
+    width, height = 2 * WIDTH, (len(PANELS) + 1) // 2 * HEIGHT + LEGEND
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}">',
         f"<title>Quality against minutes of training on one core</title><style>{CSS}</style>",
@@ -49,9 +50,9 @@ def drawing(rows: list[dict[str, Any]]) -> str:
             line(at, 10, at + 26, 10, f'stroke="{color}" stroke-width="2"'),
             text(at + 32, 14, curve, "start"),
         ]
-    parts.append(text(width - RIGHT, 14, "solid 6 kbps, dashed 3", "end"))
+    parts.append(text(LEFT, 32, "solid 6 kbps, dashed 3", "start"))
     for index, key in enumerate(PANELS):
-        place = f"{WIDTH * (index % 2)} {20 + HEIGHT * (index // 2)}"
+        place = f"{WIDTH * (index % 2)} {LEGEND + HEIGHT * (index // 2)}"
         parts += [f'<g transform="translate({place})">', *_panel(rows, key, colors), "</g>"]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
