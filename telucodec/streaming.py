@@ -37,6 +37,7 @@ from telucodec.nn.recorded import Recorded
 FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
 LIVE_FRAMES = 1
 GROUP_FRAMES = 200  # that the network sees at once where delay does not count
+COLLECTED_FRAMES = 400  # that are decoded at once if so many have come
 HELD_FRAMES = 30_000  # over which bits are allocated where a stream is held back, 10 minutes
 
 Samples = NDArray[np.float32]
@@ -303,7 +304,7 @@ class StreamDecoder:
         """Take a packet, to be decoded with those around it; samples where that had to happen now."""
         if packet.n_frames:
             self._collection.append(packet)
-        is_enough = sum(packet.n_frames for packet in self._collection) >= GROUP_FRAMES
+        is_enough = sum(packet.n_frames for packet in self._collection) >= COLLECTED_FRAMES
         return [self._collected()] if is_enough else []
 
     def _collected(self) -> Samples:

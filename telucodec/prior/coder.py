@@ -26,6 +26,7 @@ from telucodec.prior.predictor import BATCH, GROUP, Columns, Predictor, Sheet, T
 from telucodec.prior.tables import TABLES, Tables
 
 MAX_FRAMES = 1 << 12  # of one packet
+SIDE_BY_SIDE = 2 * BATCH  # frames of packets that are decoded together
 
 
 class EntropyCoder:
@@ -140,7 +141,7 @@ class EntropyCoder:
         """What `decode` makes of the bytes of packets of so many frames, or raises for them, in less time."""
         lanes = [self._opened(data, n_codebooks, n_frames) for data, n_frames in packets]
         found: list[Codes | BitstreamError] = []
-        for run in _runs([len(lane.depths) for lane in lanes], BATCH):
+        for run in _runs([len(lane.depths) for lane in lanes], SIDE_BY_SIDE):
             sheet = self._read(lanes[run], n_codebooks)
             for lane, (data, _) in zip(lanes[run], packets[run], strict=True):
                 codes = sheet[lane.start : lane.start + len(lane.depths), :n_codebooks].T
@@ -183,7 +184,7 @@ class EntropyCoder:
         return sheet
 
     def _read_units(self, sheet: Sheet, stage: int, units: list["_Unit"]) -> None:
-        """Codes of one stage that nothing else among ``units``, `BATCH` codes at most, waits for."""
+        """Codes of one stage that nothing else among ``units``, `SIDE_BY_SIDE` codes at most, waits for."""
         columns = units[0].columns if len(units) == 1 else np.concatenate([unit.columns for unit in units])
         odds = self._predictor.odds(sheet, [(stage, columns)])
         groups = _symbols(units, odds.groups)
