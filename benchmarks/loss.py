@@ -21,11 +21,11 @@ from torch import Tensor
 
 from telucodec.allocation import plan_stages
 from telucodec.audio import find_audio, read_audio
+from telucodec.decoding import FILE_FRAMES, LatentDecoder
 from telucodec.evaluate.loss import gilbert
 from telucodec.evaluate.metrics import measure
 from telucodec.model.codec import Codec
 from telucodec.pipeline import open_codec
-from telucodec.streaming import FILE_FRAMES, LatentDecoder
 
 RATES = (0.0, 0.01, 0.03, 0.05, 0.10, 0.20)
 TO_GOOD = 0.5

@@ -4,6 +4,7 @@ Shapes: Q codebooks, L frames.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,23 +16,31 @@ from telucodec.bitstream.container import check_coder
 from telucodec.bitstream.header import Header
 from telucodec.errors import BitstreamError, ConfigError, ModelError
 from telucodec.prior.coder import EntropyCoder
+from telucodec.prior.layered import REFINEMENT_TABLES, LayeredCoder
 from telucodec.prior.tables import TABLES
 
 RATES = "rates.json"
 """Beside the tables: what the first 1 to Q stages took on speakers the tables were not fitted to."""
 
 
-def best_entropy(model_folder: Path | None, kbps: float | None = None) -> str:
+REFINED_KBPS = 5.5
+"""The rate from which a refinement is worth its bits."""
+
+
+def best_entropy(model_folder: Path | None, kbps: float | None = None, *, is_held: bool = False) -> str:
     """The name in `ENTROPY_MODES` that suits a rate, or a fixed number of stages where ``kbps`` is None.
 
     ``"none"`` without entropy tables beside the weights; ``"variable"`` for a rate that frames of
-    `MIN_DEPTH` stages and more can have; else ``"static"``.
+    `MIN_DEPTH` stages and more can have; else ``"static"``. For a signal that ``is_held`` back, ``"refined"``
+    from `REFINED_KBPS` on if there are tables for it.
     """
     if model_folder is None or not (model_folder / TABLES).is_file():
         return "none"
     if kbps is None:
         return "static"
     has_prices = bool(measured_rates(model_folder).prices)
+    if has_prices and is_held and kbps >= REFINED_KBPS and (model_folder / REFINEMENT_TABLES).is_file():
+        return "refined"
     return "variable" if has_prices and kbps >= lowest_price_kbps(model_folder) else "static"
 
 
@@ -51,6 +60,8 @@ def build_coder(mode: int, codeword_bits: int, model_folder: Path | None) -> Pac
                 "or fit tables: telucodec fit-entropy"
             )
         return _entropy_coder(model_folder, mode == ENTROPY_MODES["variable"])
+    if mode == ENTROPY_MODES["refined"]:
+        return layered_coder(model_folder)
     known = ", ".join(f"{number} ({name})" for name, number in ENTROPY_MODES.items())
     raise BitstreamError(f"entropy mode {mode} is not in this build; expected one of {known}")
 
@@ -58,6 +69,31 @@ def build_coder(mode: int, codeword_bits: int, model_folder: Path | None) -> Pac
 @lru_cache(maxsize=4)
 def _entropy_coder(model_folder: Path, is_variable: bool) -> EntropyCoder:
     return EntropyCoder.load(model_folder, is_variable=is_variable)
+
+
+def layered_coder(model_folder: Path | None) -> LayeredCoder:
+    """The coder of refined streams; `ModelError` if its tables do not lie beside the weights."""
+    if model_folder is None or not (model_folder / REFINEMENT_TABLES).is_file():
+        raise ModelError(
+            f"no {REFINEMENT_TABLES} lies beside the weights in {model_folder}; encode with "
+            "--entropy variable, or fit tables: telucodec fit-entropy"
+        )
+    return _layered_coder(model_folder)
+
+
+@lru_cache(maxsize=4)
+def _layered_coder(model_folder: Path) -> LayeredCoder:
+    return LayeredCoder.load(model_folder)
+
+
+def base_kbps(kbps: float) -> float:
+    """What the network's stages may take of the rate of a refined stream."""
+    return min(kbps - 0.8, 1.8 + 0.49 * kbps)
+
+
+def refined_stages(kbps: float, available: int) -> int:
+    """Stages of the refinement that suit the rate of a refined stream: at low ones, fewer coefficients."""
+    return min(available, 1 + max(4, round(12 + 3 * (kbps - 6))))
 
 
 def coder_for(header: Header, model_folder: Path | None) -> PacketCoder:
@@ -125,7 +161,12 @@ def price_of(kbps: float, model_folder: Path | None) -> float:
     Raises:
         ModelError: no prices were measured.
     """
-    logs = np.log(np.array(sorted(_prices(model_folder), key=lambda pair: pair[1])))
+    return price_among(kbps, _prices(model_folder))
+
+
+def price_among(kbps: float, prices: Sequence[tuple[float, float]]) -> float:
+    """As `price_of`, from prices and the rate of each."""
+    logs = np.log(np.array(sorted(prices, key=lambda pair: pair[1])))
     return float(np.exp(np.interp(np.log(kbps), logs[:, 1], logs[:, 0])))
 
 

@@ -26,11 +26,12 @@ from telucodec.audio import (
     writing,
 )
 from telucodec.bitstream.container import Header, Summary
+from telucodec.decoding import FILE_FRAMES
 from telucodec.errors import BitstreamError, ConfigError, ModelError, TelucodecError
 from telucodec.files import check_readable, check_writable, read_blocks, replacing
 from telucodec.model.codec import Codec, load_codec
 from telucodec.pipes import BLOCK_BYTES, PcmFormat, read_pcm, read_some, read_wav_start, wav_start
-from telucodec.streaming import FILE_FRAMES, StreamDecoder, StreamEncoder
+from telucodec.streaming import StreamDecoder, StreamEncoder
 
 CODES_SUFFIX = ".codes"
 DEFAULT_MODEL = "speech-16k"

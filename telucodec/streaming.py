@@ -17,31 +17,28 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from telucodec.allocation import Frames, build_allocator, plan_stages
+from telucodec.allocation import StagePlan, build_allocator, plan_stages
 from telucodec.bitstream.bitpack import Codes
-from telucodec.bitstream.coder import ENTROPY_MODES
+from telucodec.bitstream.coder import ENTROPY_MODES, PacketCoder
 from telucodec.bitstream.container import PacketWriter
 from telucodec.bitstream.header import Header
 from telucodec.bitstream.packet import Packet
 from telucodec.bitstream.parser import Damage, StreamParser, Summary
 from telucodec.coders import build_coder, coder_for
+from telucodec.decoding import FILE_FRAMES, GROUP_FRAMES, LatentDecoder, Samples
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
+from telucodec.ladders import Frames
 from telucodec.model.codec import Codec
-from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
 from telucodec.model.lattice import LatticeQuantizer
-from telucodec.model.live import Analysis, Synthesis, analysis, live_analysis, live_synthesis, synthesis
+from telucodec.model.live import Analysis, analysis, live_analysis
 from telucodec.nn.recorded import Recorded
+from telucodec.prior.layered import N_BASE
+from telucodec.refining import Refiner, refinement_of
 
-FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s
 LIVE_FRAMES = 1
-GROUP_FRAMES = 200  # that the network sees at once where delay does not count
 COLLECTED_FRAMES = 400  # that are decoded at once if so many have come
 HELD_FRAMES = 30_000  # over which bits are allocated where a stream is held back, 10 minutes
-
-Samples = NDArray[np.float32]
-"""``[T]``, one channel at the codec's rate, full scale at 1.0."""
 
 
 class StreamEncoder:
@@ -74,28 +71,21 @@ class StreamEncoder:
         is_held: bool = False,
     ) -> None:
         config = codec.config
-        plan = plan_stages(config, codec.folder, kbps=kbps, n_codebooks=n_codebooks, entropy=entropy)
-        coder = build_coder(ENTROPY_MODES[plan.entropy], config.codeword_bits, codec.folder)
-        self.header = Header(
-            sample_rate_hz=config.sample_rate_hz,
-            hop=config.hop,
-            delay=config.delay,
-            n_codebooks=plan.n_codebooks,
-            codeword_bits=config.codeword_bits,
-            n_samples=n_samples,
-            model_id=codec.model_id,
-            frames_per_packet=frames_per_packet,
-            entropy_mode=coder.mode,
-            tables_hash=coder.tables_hash,
+        is_whole = is_held and frames_per_packet >= FILE_FRAMES
+        plan = plan_stages(
+            config, codec.folder, kbps=kbps, n_codebooks=n_codebooks, entropy=entropy, is_held=is_whole
         )
-        complaint = self.header.complaint()
-        if complaint:
-            raise ConfigError(complaint)
+        coder = build_coder(ENTROPY_MODES[plan.entropy], config.codeword_bits, codec.folder)
+        if plan.n_refined and not is_whole:
+            raise ConfigError("a refinement needs packets for files, held back; choose --entropy variable")
+        self.header = _header(codec, plan, coder, frames_per_packet, n_samples)
         self._codec = codec
+        self._n_codebooks = plan.n_codebooks - plan.n_refined  # of the network
         if frames_per_packet < FILE_FRAMES:
-            self._analysis: Analysis | Recorded = live_analysis(codec, plan.n_codebooks, frames_per_packet)
+            self._analysis: Analysis | Recorded = live_analysis(codec, self._n_codebooks, frames_per_packet)
         else:
-            self._analysis = analysis(codec, plan.n_codebooks)
+            self._analysis = analysis(codec, self._n_codebooks)
+        self._refiner = Refiner(codec, plan.n_refined) if plan.n_refined else None
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
         self._is_held = is_held and plan.kbps is not None
         is_stepped = plan.kbps is not None and isinstance(codec.quantizer, LatticeQuantizer)
@@ -106,8 +96,8 @@ class StreamEncoder:
             plan,
             is_held=self._is_held,
             codes_at=self._codes_at if is_stepped else None,
+            refiner=self._refiner,
         )
-        self._n_codebooks = plan.n_codebooks
         self._held: list[Frames] = []  # packets not coded yet
         self._like = codec.decoder.output_scale.new_empty(1, 0, 0)
         self._state = codec.encoder.initial_state(self._like)
@@ -221,7 +211,8 @@ class StreamEncoder:
         # Copies: small tensors kept between large ones that come and go would let the heap grow.
         is_lattice = isinstance(self._codec.quantizer, LatticeQuantizer)
         kept = latents.cpu().numpy()[0].copy() if is_lattice else None
-        return Frames(codes.cpu().numpy()[0].astype(np.uint16), errors.cpu().numpy()[0].copy(), kept)
+        targets = None if self._refiner is None else self._refiner.targets(wav)
+        return Frames(codes.cpu().numpy()[0].astype(np.uint16), errors.cpu().numpy()[0].copy(), kept, targets)
 
     @torch.inference_mode()
     def _codes_at(self, latents: NDArray[np.float32], step: int) -> Codes:
@@ -243,7 +234,7 @@ class StreamDecoder:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._parser = StreamParser()
-        self._n_skip = codec.config.delay  # samples of delay still to drop
+        self._n_skip = 0  # samples of delay still to drop
         self._is_checked = False
         self._damages: list[Damage] = []
         self._place = 0  # of the next frame
@@ -290,7 +281,13 @@ class StreamDecoder:
         if header is not None and not self._is_checked:
             check_fits(header, self._codec)
             self._coder = coder_for(header, self._codec.folder)
-            self._network = LatentDecoder(self._codec, header.n_codebooks, header.frames_per_packet)
+            self._n_skip = header.delay
+            self._network = LatentDecoder(
+                self._codec,
+                header.n_codebooks,
+                header.frames_per_packet,
+                has_refinement=is_refined(header.entropy_mode),
+            )
             self._is_checked = True
         parts = [np.zeros(0, dtype=np.float32)]
         for item in found:
@@ -353,98 +350,70 @@ class StreamDecoder:
         return samples[n_skipped:]
 
 
+def _header(
+    codec: Codec, plan: StagePlan, coder: PacketCoder, frames_per_packet: int, n_samples: int | None
+) -> Header:
+    """The header of a new stream; `ConfigError` for what the format does not have."""
+    config = codec.config
+    header = Header(
+        sample_rate_hz=config.sample_rate_hz,
+        hop=config.hop,
+        delay=delay_of(codec, coder.mode),
+        n_codebooks=plan.n_codebooks,
+        codeword_bits=config.codeword_bits,
+        n_samples=n_samples,
+        model_id=id_of(codec, coder.mode),
+        frames_per_packet=frames_per_packet,
+        entropy_mode=coder.mode,
+        tables_hash=coder.tables_hash,
+    )
+    complaint = header.complaint()
+    if complaint:
+        raise ConfigError(complaint)
+    return header
+
+
 def _group_frames(frames_per_packet: int) -> int:
     """Frames that the encoder's network sees at once: whole packets, a fixed number of them."""
     is_live = frames_per_packet < FILE_FRAMES
     return frames_per_packet if is_live else frames_per_packet * -(-GROUP_FRAMES // frames_per_packet)
 
 
-class LatentDecoder:
-    """Codes, or the lack of them, to samples, and the network's state in between.
+def is_refined(mode: int) -> bool:
+    """Whether streams of this entropy mode have a second layer, for one decoder alone."""
+    return mode == ENTROPY_MODES["refined"]
 
-    Fast for packets below `FILE_FRAMES` one by one; the weights must then not change.
-    """
 
-    def __init__(self, codec: Codec, n_codebooks: int, frames_per_packet: int) -> None:
-        like = codec.decoder.output_scale.new_empty(1, 0, 0)
-        self._codec = codec
-        self._device = like.device
-        if frames_per_packet < FILE_FRAMES:
-            recorded = live_synthesis(codec, n_codebooks, frames_per_packet)
-            self._synthesis: Recorded | Synthesis = recorded
-            self._decoder = recorded.network.decoder  # for latents that no codes gave
-        else:
-            self._synthesis, self._decoder = synthesis(codec), codec.decoder
-        self._state = codec.decoder.initial_state(like)
-        self._heard = heard_nothing(like, codec.config.latent_dim)
-        n_context = context_samples(codec.config.hop, codec.config.sample_rate_hz)
-        self._wav = np.zeros(n_context, dtype=np.float32)  # the latest samples
+def delay_of(codec: Codec, mode: int) -> int:
+    """Samples by which streams of this entropy mode look past the end: a refinement is one frame late."""
+    return codec.config.delay + is_refined(mode) * codec.config.hop
 
-    @torch.inference_mode()
-    def decode(self, codes: Codes) -> Samples:
-        """Codes ``[Q, L]``, some perhaps `ABSENT`, to ``[L * hop]``."""
-        size = self._codec.config.quantizer.codebook_size
-        table = torch.from_numpy(np.where(codes < size, codes, np.int64(-1))[None]).to(self._device)
-        (wav, latents), self._state = self._synthesis.step(table, self._state)
-        self._heard = hear(self._heard, latents)
-        return self._kept(wav)
 
-    @torch.inference_mode()
-    def bridge(self, n_frames: int, seed: int) -> Samples:
-        """``[n_frames * hop]`` in place of frames that are lost."""
-        parts = [np.zeros(0, dtype=np.float32)]
-        n_left = n_frames
-        while n_left and self._heard.n_lost < N_SLOW:  # after that little is left but noise
-            latents, self._heard = conceal(self._heard, 1, seed + n_frames - n_left, self._next_signs())
-            wav, self._state = self._decoder.step(latents, self._state)
-            parts.append(self._kept(wav))
-            n_left -= 1
-        for start in range(0, n_left, GROUP_FRAMES):
-            n_here = min(GROUP_FRAMES, n_left - start)
-            latents, self._heard = conceal(self._heard, n_here, seed + n_frames - n_left + start)
-            wav, self._state = self._decoder.step(latents, self._state)
-            parts.append(self._kept(wav))
-        return np.concatenate(parts)
-
-    def _next_signs(self) -> Tensor | None:
-        """Signs ``[1, D, 1]`` of the next frame's latents if the sound went on as it was; None without pitch.
-
-        The sound ends one hop before the frame that comes next, because decoding lags by a hop.
-        """
-        config = self._codec.config
-        heard = torch.from_numpy(self._wav).to(self._device)
-        wav = continued(heard, config.hop + config.delay, config.sample_rate_hz)
-        if wav is None:
-            return None
-        latents: Tensor = self._codec.encoder(wav[None, None])
-        return latents[..., -1:].sign()
-
-    def _kept(self, wav: Tensor) -> Samples:
-        """Samples of ``[1, 1, T]``, of which the latest are remembered."""
-        samples: Samples = wav.cpu().numpy()[0, 0]
-        n_context = len(self._wav)
-        self._wav = np.concatenate([self._wav, samples[-n_context:]])[-n_context:]
-        return samples
+def id_of(codec: Codec, mode: int) -> bytes:
+    """The model that streams of this entropy mode name."""
+    return codec.weights_id if is_refined(mode) else codec.model_id
 
 
 def check_fits(header: Header, codec: Codec) -> None:
     """Refuse a stream whose codes mean something else in this codec, with a `ModelError`."""
-    if header.model_id != codec.model_id:
+    expected_id, mode = id_of(codec, header.entropy_mode), header.entropy_mode
+    if header.model_id != expected_id:
         raise ModelError(
             f"the stream was made with model {header.model_id.hex()}, the weights at hand are "
-            f"{codec.model_id.hex()}; pass --model with the weights that made it"
+            f"{expected_id.hex()}; pass --model with the weights that made it"
         )
     config = codec.config
     expected = {
         "sample_rate_hz": config.sample_rate_hz,
         "hop": config.hop,
-        "delay": config.delay,
+        "delay": delay_of(codec, mode),
         "codeword_bits": config.codeword_bits,
     }
     for name, value in expected.items():
         if getattr(header, name) != value:
             raise ModelError(f"the stream has {name} {getattr(header, name)}; this model expects {value}")
-    if header.n_codebooks > config.quantizer.n_codebooks:
-        raise ModelError(
-            f"the stream has {header.n_codebooks} codebooks; this model has {config.quantizer.n_codebooks}"
-        )
+    n_codebooks = config.quantizer.n_codebooks
+    if is_refined(mode):
+        n_codebooks = min(n_codebooks, N_BASE) + refinement_of(codec).n_codebooks
+    if header.n_codebooks > n_codebooks:
+        raise ModelError(f"the stream has {header.n_codebooks} codebooks; this model has {n_codebooks}")

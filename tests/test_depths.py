@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from test_tables import CODES, small_tables
 
-from telucodec.allocation import CLOSE, Budgeted, Frames, Priced
+from telucodec.allocation import Budgeted, Priced
 from telucodec.bitstream.bitpack import ABSENT
 from telucodec.bitstream.rangecoder import TOTAL
 from telucodec.errors import BitstreamError
+from telucodec.ladders import CLOSE, Frames
 from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.depths import (
     CHANGE_BITS,

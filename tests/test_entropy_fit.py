@@ -8,10 +8,13 @@ import torch
 from conftest import TINY
 from typer.testing import CliRunner
 
+from telucodec.bitstream.container import summarize
 from telucodec.cli import app
 from telucodec.config import DataConfig, QuantizerConfig
+from telucodec.evaluate.waveform import snr_db
 from telucodec.model.codec import build_codec, load_codec, save_codec
 from telucodec.prior.coder import EntropyCoder
+from telucodec.streaming import StreamDecoder, StreamEncoder
 from telucodec.train.data import load_corpus
 from telucodec.train.entropy import encoded_clips
 
@@ -48,3 +51,18 @@ def test_the_command_writes_tables_that_code_what_the_codec_encodes(weights, aud
 def test_no_more_clips_are_encoded_than_the_minutes_asked_for(weights, audio):
     corpus = load_corpus(audio, 16_000, DataConfig())
     assert len(encoded_clips(load_codec(weights), corpus, max_minutes=1.5 / 60, seed=0)) == 2
+
+
+def test_files_of_new_weights_are_refined_with_the_tables_fitted_beside_the_others(weights, audio):
+    CliRunner().invoke(app, ["fit-entropy", "--data-dir", str(audio), "--model", str(weights)])
+    codec, wav = load_codec(weights), load_corpus(audio, 16_000, DataConfig()).clip(0).numpy()
+    figures = []
+    for kbps in (8.0, 24.0):
+        encoder = StreamEncoder(codec, kbps=kbps, entropy="refined", is_held=True)
+        data = encoder.push(wav) + encoder.flush()
+        assert summarize(data).payload_kbps <= kbps
+        decoder = StreamDecoder(codec)
+        out = np.concatenate([decoder.push(data), decoder.flush()])
+        assert (len(out), decoder.damages) == (len(wav), [])
+        figures.append(snr_db(wav, out, 16_000))
+    assert figures[1] > figures[0] + 0.3

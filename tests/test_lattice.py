@@ -11,10 +11,11 @@ import soundfile
 import torch
 from torch.autograd.functional import jacobian
 
-from telucodec.allocation import Frames, Stepped
+from telucodec.allocation import Stepped
 from telucodec.config import Config, DataConfig, ModelConfig, QuantizerConfig, TrainConfig
 from telucodec.errors import ConfigError
 from telucodec.evaluate.waveform import snr_db
+from telucodec.ladders import Frames
 from telucodec.model.codec import linear_codec, load_codec
 from telucodec.model.lattice import DEAD_ZONE, LatticeQuantizer, lattice_points, step_for, step_of
 from telucodec.prior.fitting import fit_tables

@@ -17,18 +17,19 @@ FLOOR = {  # a room may import rooms on a lower floor, and itself
     "config": 1, "files": 1,
     "audio": 2, "pipes": 2, "frames": 2, "spectral": 2, "nn": 2, "bitstream": 2,
     "model": 3, "prior": 3,
-    "backends": 4, "coders": 4,
-    "allocation": 5, "truncate": 5,
-    "streaming": 6,
-    "pipeline": 7,
-    "evaluate": 8,
-    "train": 9, "screen": 9,
-    "cli": 10, "__main__": 11, "__init__": 11,
+    "backends": 4, "coders": 4, "ladders": 4,
+    "allocation": 5, "refining": 5, "truncate": 5,
+    "decoding": 6,
+    "streaming": 7,
+    "pipeline": 8,
+    "evaluate": 9,
+    "train": 10, "screen": 10,
+    "cli": 11, "__main__": 12, "__init__": 12,
 }  # fmt: skip
 CONFIG_FREE = {"audio", "pipes", "files", "frames", "spectral", "nn", "bitstream"}
 TORCH_FREE = {
-    "errors", "config", "files", "pipes", "bitstream", "coders", "allocation", "truncate", "evaluate/report",
-    "evaluate/listening",
+    "errors", "config", "files", "pipes", "bitstream", "coders", "ladders", "allocation", "truncate",
+    "evaluate/report", "evaluate/listening",
 }  # fmt: skip
 PRINTERS = {"cli", "screen"}
 DOORS = {  # third-party library -> the only places that may import it; numpy and torch are free

@@ -13,7 +13,7 @@ from typing import Protocol
 from telucodec.bitstream.bitpack import Codes, pack, unpack
 from telucodec.errors import BitstreamError
 
-ENTROPY_MODES = {"none": 0, "static": 1, "variable": 3}
+ENTROPY_MODES = {"none": 0, "static": 1, "variable": 3, "refined": 4}
 """Names on the command line -> the byte in the header. A number never changes its meaning."""
 
 TABLES_HASH_BYTES = 8

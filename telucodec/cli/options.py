@@ -12,11 +12,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file instead of a table.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a damaged stream instead of bridging it.")]
 Entropy = Annotated[
-    Literal["none", "static", "variable"] | None,
+    Literal["none", "static", "variable", "refined"] | None,
     typer.Option(
         "--entropy",
         help="How codes become bits. Default, where the weights have tables: variable (frames take as many "
-        "codebooks as pay for themselves) with --kbps, else static.",
+        "codebooks as pay for themselves) with --kbps, for files at high rates refined (and the rest codes "
+        "the waveform of the low band); else static.",
     ),
 ]
 PacketFrames = Annotated[int, typer.Option(min=1, help="Frames to a packet; 1 for the lowest delay.")]

@@ -43,7 +43,7 @@ class Codec(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.model_id = bytes(8)
+        self.model_id = self.weights_id = bytes(8)  # the latter differs where only the decoder learned anew
         self.folder: Path | None = None  # where the weights came from, and what else lies beside them
         shape = {
             "hop": config.hop,
@@ -204,5 +204,6 @@ def load_codec(folder: Path, *, device: str | torch.device = "cpu") -> Codec:
         )
         raise ModelError(f"{folder}: the weights do not fit {CONFIG}: {error}{remedy}") from error
     codec.folder = folder
-    codec.model_id = codes_of or hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:8]
+    codec.weights_id = hashlib.sha256((folder / WEIGHTS).read_bytes()).digest()[:8]
+    codec.model_id = codes_of or codec.weights_id
     return codec.to(device).eval().requires_grad_(False)

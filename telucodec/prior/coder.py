@@ -49,6 +49,11 @@ class EntropyCoder:
         """The entropy mode in the header."""
         return ENTROPY_MODES["variable" if self.is_variable else "static"]
 
+    @property
+    def n_codebooks(self) -> int:
+        """Stages that the predictor knows."""
+        return self._predictor.n_codebooks
+
     @classmethod
     def from_tables(cls, tables: Tables, *, is_variable: bool = False) -> "EntropyCoder":
         """A coder with static tables."""

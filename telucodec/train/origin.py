@@ -9,16 +9,18 @@ from pathlib import Path
 from telucodec.coders import RATES
 from telucodec.errors import ModelError
 from telucodec.model.codec import Codec
+from telucodec.prior.layered import REFINEMENT_TABLES
 from telucodec.prior.tables import TABLES
 
 ORIGIN, MODEL_ID = "origin", "model_id"
+KEPT = (TABLES, RATES, REFINEMENT_TABLES)
 
 
 def keep_origin(run: Path, codec: Codec) -> None:
     """Note in the run folder which codes the weights will decode, and keep the tables that code them."""
     folder = run / ORIGIN
     folder.mkdir(exist_ok=True)
-    for name in (TABLES, RATES):
+    for name in KEPT:
         if codec.folder is not None and (codec.folder / name).is_file():
             shutil.copyfile(codec.folder / name, folder / name)
     (folder / MODEL_ID).write_text(codec.model_id.hex(), encoding="utf-8")
@@ -36,6 +38,6 @@ def origin_id(run: Path) -> bytes:
 
 def copy_tables(run: Path, weights: Path) -> None:
     """Put the kept tables beside the new weights."""
-    for name in (TABLES, RATES):
+    for name in KEPT:
         if (run / ORIGIN / name).is_file():
             shutil.copyfile(run / ORIGIN / name, weights / name)

@@ -1,0 +1,102 @@
+"""Codes, or the lack of them, to samples: the network, its refinement, and what bridges lost frames.
+
+Shapes: B batch, T samples, L frames, Q codebooks.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from telucodec.bitstream.bitpack import ABSENT, Codes
+from telucodec.model.codec import Codec
+from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
+from telucodec.model.live import Synthesis, live_synthesis, synthesis
+from telucodec.nn.recorded import Recorded
+from telucodec.prior.layered import N_BASE
+from telucodec.refining import refinement_of
+
+FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s; shorter packets are live
+GROUP_FRAMES = 200  # that the network sees at once where delay does not count
+
+Samples = NDArray[np.float32]
+"""``[T]``, one channel at the codec's rate, full scale at 1.0."""
+
+
+class LatentDecoder:
+    """Codes, or the lack of them, to samples, and the network's state in between.
+
+    Fast for packets below `FILE_FRAMES` one by one; the weights must then not change.
+    """
+
+    def __init__(
+        self, codec: Codec, n_codebooks: int, frames_per_packet: int, *, has_refinement: bool = False
+    ) -> None:
+        like = codec.decoder.output_scale.new_empty(1, 0, 0)
+        if has_refinement:
+            n_codebooks = min(n_codebooks, N_BASE, codec.config.quantizer.n_codebooks)
+        self._n_codebooks = n_codebooks  # of the network
+        self._refinement = refinement_of(codec) if has_refinement else None
+        if self._refinement is not None:
+            self._refined = self._refinement.initial_state(like)
+        self._codec = codec
+        self._device = like.device
+        if frames_per_packet < FILE_FRAMES:
+            recorded = live_synthesis(codec, n_codebooks, frames_per_packet)
+            self._synthesis: Recorded | Synthesis = recorded
+            self._decoder = recorded.network.decoder  # for latents that no codes gave
+        else:
+            self._synthesis, self._decoder = synthesis(codec), codec.decoder
+        self._state = codec.decoder.initial_state(like)
+        self._heard = heard_nothing(like, codec.config.latent_dim)
+        n_context = context_samples(codec.config.hop, codec.config.sample_rate_hz)
+        self._wav = np.zeros(n_context, dtype=np.float32)  # the latest samples
+
+    @torch.inference_mode()
+    def decode(self, codes: Codes) -> Samples:
+        """Codes ``[Q, L]``, some perhaps `ABSENT`, to ``[L * hop]``."""
+        table = torch.from_numpy(np.where(codes != ABSENT, codes, np.int64(-1))[None]).to(self._device)
+        (wav, latents), self._state = self._synthesis.step(table[:, : self._n_codebooks], self._state)
+        self._heard = hear(self._heard, latents)
+        behind = table[:, self._n_codebooks :]
+        return self._kept(wav, behind if behind.shape[1] else None)
+
+    @torch.inference_mode()
+    def bridge(self, n_frames: int, seed: int) -> Samples:
+        """``[n_frames * hop]`` in place of frames that are lost."""
+        parts = [np.zeros(0, dtype=np.float32)]
+        n_left = n_frames
+        while n_left and self._heard.n_lost < N_SLOW:  # after that little is left but noise
+            latents, self._heard = conceal(self._heard, 1, seed + n_frames - n_left, self._next_signs())
+            wav, self._state = self._decoder.step(latents, self._state)
+            parts.append(self._kept(wav))
+            n_left -= 1
+        for start in range(0, n_left, GROUP_FRAMES):
+            n_here = min(GROUP_FRAMES, n_left - start)
+            latents, self._heard = conceal(self._heard, n_here, seed + n_frames - n_left + start)
+            wav, self._state = self._decoder.step(latents, self._state)
+            parts.append(self._kept(wav))
+        return np.concatenate(parts)
+
+    def _next_signs(self) -> Tensor | None:
+        """Signs ``[1, D, 1]`` of the next frame's latents if the sound went on as it was; None without pitch.
+
+        The sound ends one hop before the frame that comes next, because decoding lags by a hop.
+        """
+        config = self._codec.config
+        heard = torch.from_numpy(self._wav).to(self._device)
+        wav = continued(heard, config.hop + config.delay, config.sample_rate_hz)
+        if wav is None:
+            return None
+        latents: Tensor = self._codec.encoder(wav[None, None])
+        return latents[..., -1:].sign()
+
+    def _kept(self, wav: Tensor, behind: Tensor | None = None) -> Samples:
+        """Samples of ``[1, 1, T]``, of which the latest are remembered, refined by the codes ``behind``."""
+        samples: Samples = wav.cpu().numpy()[0, 0]
+        n_context = len(self._wav)
+        self._wav = np.concatenate([self._wav, samples[-n_context:]])[-n_context:]
+        if self._refinement is not None:
+            wav, self._refined = self._refinement.step(wav, behind, self._refined)
+            samples = wav.cpu().numpy()[0, 0]
+        return samples
