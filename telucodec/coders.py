@@ -93,7 +93,7 @@ def base_kbps(kbps: float) -> float:
 
 def refined_stages(kbps: float, available: int) -> int:
     """Stages of the refinement that suit the rate of a refined stream: at low ones, fewer coefficients."""
-    return min(available, 1 + max(4, round(12 + 3 * (kbps - 6))))
+    return min(available, 1 + round(16 + 2 * (kbps - 6)))
 
 
 def coder_for(header: Header, model_folder: Path | None) -> PacketCoder:

@@ -217,7 +217,7 @@ def test_shares_and_stages_grow_with_the_rate():
     assert all(0.4 < share / rate < 0.9 for share, rate in zip(shares, rates, strict=True))
     stages = [refined_stages(rate, 51) for rate in rates]
     assert stages == sorted(stages)
-    assert (stages[0], stages[-1]) == (11, 51)
+    assert (stages[0], stages[-1]) == (16, 45)
 
 
 def test_files_are_refined_from_their_rate_on_and_live_streams_never(shipped):
