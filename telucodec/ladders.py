@@ -78,7 +78,7 @@ def within_budget(
     that do not fit on any rung are coded on the last.
 
     Args:
-        slack: share of the budget by which more or less than it is as good.
+        slack: share by which the budget may be exceeded; less than it is then as good.
     """
     trial = _Trial(coder, n_packets, ladder)
     order = np.argsort(-ladder.estimates(ladder.n_rungs // 2), kind="stable")
@@ -103,7 +103,8 @@ def _corrected(
         total = trial.taken.sum()
         if most < total <= budget:
             best, most = (list(trial.codes), list(trial.payloads)), total
-        if (CLOSE - 2 * slack) * budget <= total <= budget or not trial.rungs.any():
+        is_close = slack > 0 or total >= CLOSE * budget
+        if (is_close and total <= budget) or not trial.rungs.any():
             break
         rung = trial.fitting(part, budget)
         if rung != trial.rungs[part[0]]:
