@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from telucodec.bitstream.bitpack import Codes
 from telucodec.bitstream.coder import ENTROPY_MODES, PacketCoder
 from telucodec.coders import (
+    LEAST_KBPS,
     base_kbps,
     best_entropy,
     cumulative_kbps,
@@ -200,9 +201,7 @@ def plan_stages(
     if entropy in ("variable", "refined"):
         if entropy == "refined" and n_codebooks is not None:
             raise ConfigError("a refined stream has its own codebooks; leave their number out")
-        _check_rate(
-            kbps, 0.0 if kbps is None or entropy == "variable" else kbps - base_kbps(kbps), model_folder
-        )
+        _check_rate(kbps, LEAST_KBPS if entropy == "refined" else 0.0, model_folder)
         if kbps is not None and entropy == "refined":
             coder = layered_coder(model_folder)
             n_refined = refined_stages(kbps, coder.refinement.n_codebooks)
@@ -215,15 +214,14 @@ def plan_stages(
 
 
 def _check_rate(kbps: float | None, kbps_beyond: float, model_folder: Path | None) -> None:
-    """Refuse what frames of variable depth cannot have if ``kbps_beyond`` of it are for something else."""
+    """Refuse what frames of variable depth cannot have if ``kbps_beyond`` of it are for a refinement."""
     if kbps is None:
         raise ConfigError("variable depth needs a rate; give kbps, or choose static")
-    lowest = lowest_price_kbps(model_folder)
-    if not kbps - kbps_beyond >= lowest:
-        expected = lowest + kbps_beyond if math.isfinite(kbps_beyond) else lowest
+    lowest = lowest_price_kbps(model_folder) + kbps_beyond
+    if not kbps >= lowest:
         raise ConfigError(
             f"{kbps:g} kbps is less than frames of variable depth take; "
-            f"expected {expected:.3g} kbps or more: choose static"
+            f"expected {lowest:.3g} kbps or more: choose static"
         )
 
 

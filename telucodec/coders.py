@@ -26,6 +26,9 @@ RATES = "rates.json"
 REFINED_KBPS = 5.5
 """The rate from which a refinement is worth its bits."""
 
+LEAST_KBPS = 0.8
+"""Of a refined stream that are left to the refinement at least."""
+
 
 def best_entropy(model_folder: Path | None, kbps: float | None = None, *, is_held: bool = False) -> str:
     """The name in `ENTROPY_MODES` that suits a rate, or a fixed number of stages where ``kbps`` is None.
@@ -87,13 +90,13 @@ def _layered_coder(model_folder: Path) -> LayeredCoder:
 
 
 def base_kbps(kbps: float) -> float:
-    """What the network's stages may take of the rate of a refined stream."""
-    return min(kbps - 0.8, 1.8 + 0.49 * kbps)
+    """What the network's stages may take of the rate of a refined stream; why so much is in docs/log.md."""
+    return min(kbps - LEAST_KBPS, 1.8 + 0.49 * kbps)
 
 
 def refined_stages(kbps: float, available: int) -> int:
     """Stages of the refinement that suit the rate of a refined stream: at low ones, fewer coefficients."""
-    return min(available, 1 + round(16 + 2 * (kbps - 6)))
+    return 1 + round(min(available - 1, 16 + 2 * (kbps - 6)))
 
 
 def coder_for(header: Header, model_folder: Path | None) -> PacketCoder:

@@ -47,12 +47,14 @@ class StreamEncoder:
     Args:
         n_codebooks: stages to write at most, all if None.
         kbps: payload rate to keep to. ``"variable"`` coding gives each frame the stages that pay for
-            themselves; otherwise as many stages are written as other speakers took this rate with.
+            themselves, ``"refined"`` codes the waveform of the low band behind them; otherwise as many stages
+            are written as other speakers took this rate with.
         frames_per_packet: below `FILE_FRAMES` also the delay, in frames.
         n_samples: of the whole signal if known, for the header; the bytes are otherwise the same.
         entropy: a name of `ENTROPY_MODES`; the best for a rate or number of stages if None.
         is_held: with ``kbps`` and ``"variable"`` coding, hold back up to `HELD_FRAMES` and keep these within
-            the rate; otherwise they have it only on average over speakers.
+            the rate; otherwise they have it only on average over speakers. High rates are then refined, in
+            packets of `FILE_FRAMES` or more; see `telucodec.coders.best_entropy`.
 
     Raises:
         ConfigError: a setting the model or the format does not have, or a rate below one stage.

@@ -50,6 +50,14 @@ class PacketCoder(Protocol):
         """What `decode` makes of the bytes of packets of so many frames, or raises for them."""
 
 
+def single(found: Sequence[Codes | BitstreamError]) -> Codes:
+    """What `PacketCoder.decode_all` made of one packet; its error is raised."""
+    (item,) = found
+    if isinstance(item, BitstreamError):
+        raise item
+    return item
+
+
 @dataclass(frozen=True)
 class FixedWidthCoder:
     """Mode 0: every code takes ``codeword_bits`` bits, see `telucodec.bitstream.bitpack`."""

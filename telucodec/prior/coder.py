@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import ABSENT, Codes
-from telucodec.bitstream.coder import ENTROPY_MODES
+from telucodec.bitstream.coder import ENTROPY_MODES, single
 from telucodec.bitstream.rangecoder import TOTAL_BITS, Frequencies, RangeReader, RangeWriter
 from telucodec.errors import BitstreamError
 from telucodec.prior.depths import Depths, depth_odds, depth_table, depths_of
@@ -135,10 +135,7 @@ class EntropyCoder:
         Raises:
             BitstreamError: no codes of this shape have these bytes.
         """
-        found = self.decode_all([(data, n_frames)], n_codebooks)[0]
-        if isinstance(found, BitstreamError):
-            raise found
-        return found
+        return single(self.decode_all([(data, n_frames)], n_codebooks))
 
     def decode_all(
         self, packets: Sequence[tuple[bytes, int]], n_codebooks: int

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from telucodec.bitstream.bitpack import Codes
-from telucodec.bitstream.coder import ENTROPY_MODES, TABLES_HASH_BYTES
+from telucodec.bitstream.coder import ENTROPY_MODES, TABLES_HASH_BYTES, single
 from telucodec.bitstream.packet import Incomplete, read_varint, write_varint
 from telucodec.errors import BitstreamError
 from telucodec.prior.coder import EntropyCoder
@@ -69,10 +69,7 @@ class LayeredCoder:
 
     def decode(self, data: bytes, n_codebooks: int, n_frames: int) -> Codes:
         """See `PacketCoder.decode`."""
-        found = self.decode_all([(data, n_frames)], n_codebooks)[0]
-        if isinstance(found, BitstreamError):
-            raise found
-        return found
+        return single(self.decode_all([(data, n_frames)], n_codebooks))
 
     def decode_all(
         self, packets: Sequence[tuple[bytes, int]], n_codebooks: int
@@ -83,15 +80,15 @@ class LayeredCoder:
         layers = [_parted(data) for data, _ in packets]
         sizes = [n_frames for _, n_frames in packets]
         found = self.base.decode_all([(base, n) for (base, _), n in zip(layers, sizes, strict=True)], n_base)
-        if not n_behind:
-            return [
-                item if not rest else BitstreamError(f"{len(rest)} bytes of a refinement without stages")
-                for item, (_, rest) in zip(found, layers, strict=True)
-            ]
-        refined = self.refinement.decode_all(
-            [(rest, n) for (_, rest), n in zip(layers, sizes, strict=True)], n_behind
-        )
-        return [_stacked(*parts) for parts in zip(found, refined, strict=True)]
+        if n_behind:
+            rests = [(rest, n) for (_, rest), n in zip(layers, sizes, strict=True)]
+            behind = self.refinement.decode_all(rests, n_behind)
+            found = [_stacked(*parts) for parts in zip(found, behind, strict=True)]
+        complaints = [_complaint(data, has_refinement=n_behind > 0) for data, _ in packets]
+        return [
+            BitstreamError(complaint) if complaint else item
+            for complaint, item in zip(complaints, found, strict=True)
+        ]
 
 
 def joined(base: bytes, refinement: bytes) -> bytes:
@@ -100,12 +97,28 @@ def joined(base: bytes, refinement: bytes) -> bytes:
 
 
 def _parted(data: bytes) -> tuple[bytes, bytes]:
-    """The inverse of `joined`; two empty layers, which no coder reads, where there is none."""
+    """The inverse of `joined`; empty or short layers where `_complaint` has one."""
     try:
         n_bytes, at = read_varint(data, 0)
     except (Incomplete, BitstreamError):
         return b"", b""
-    return (data[at : at + n_bytes], data[at + n_bytes :]) if at + n_bytes <= len(data) else (b"", b"")
+    return data[at : at + n_bytes], data[at + n_bytes :]
+
+
+def _complaint(data: bytes, *, has_refinement: bool) -> str | None:
+    """Why no two layers are joined as ``data`` is; None if they may be."""
+    try:
+        n_bytes, at = read_varint(data, 0)
+    except Incomplete:
+        return f"{len(data)} bytes of two layers end inside the number they begin with"
+    except BitstreamError as error:
+        return str(error)
+    n_left = len(data) - at
+    if n_bytes > n_left:
+        return f"a first layer of {n_bytes} bytes is announced; {n_left} follow"
+    if n_bytes < n_left and not has_refinement:
+        return f"{n_left - n_bytes} bytes of a refinement in a stream that has no stages of one"
+    return None
 
 
 def _stacked(base: Codes | BitstreamError, refinement: Codes | BitstreamError) -> Codes | BitstreamError:
