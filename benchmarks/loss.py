@@ -25,6 +25,7 @@ from telucodec.decoding import FILE_FRAMES, LatentDecoder
 from telucodec.evaluate.loss import gilbert
 from telucodec.evaluate.metrics import measure
 from telucodec.model.codec import Codec
+from telucodec.model.postfilter import filter_of
 from telucodec.pipeline import open_codec
 
 RATES = (0.0, 0.01, 0.03, 0.05, 0.10, 0.20)
@@ -44,7 +45,7 @@ def concealed(codec: Codec, codes: NDArray[np.uint16], lost: NDArray[np.bool_]) 
             parts += [network.bridge(1, int(index)) for index in indices]
         else:
             parts.append(network.decode(codes[:, indices]))
-    return np.concatenate(parts)
+    return np.concatenate([*parts, network.finish()])[network.lag :]
 
 
 def repeated(latents: Tensor, lost: NDArray[np.bool_]) -> Tensor:
@@ -56,6 +57,15 @@ def repeated(latents: Tensor, lost: NDArray[np.bool_]) -> Tensor:
 def silenced(latents: Tensor, lost: NDArray[np.bool_]) -> Tensor:
     """Nothing in place of what is lost."""
     return latents * torch.from_numpy(~lost).float()
+
+
+def filtered(codec: Codec, wav: Tensor) -> NDArray[np.float32]:
+    """``[1, 1, T]`` as the stream decoder filters it, ``[T]``."""
+    postfilter = filter_of(codec)
+    if postfilter is not None:
+        ended = torch.nn.functional.pad(wav, (0, postfilter.delay))
+        wav = postfilter.step(ended, postfilter.initial_state(wav))[0][..., postfilter.delay :]
+    return np.asarray(wav[0, 0].numpy())
 
 
 BASELINES: dict[str, Callable[[Tensor, NDArray[np.bool_]], Tensor]] = {
@@ -75,7 +85,7 @@ def figures(codec: Codec, path: Path, seed: int, n_codebooks: int) -> Figures:
     for rate in RATES:
         lost = gilbert(latents.shape[-1], TO_GOOD * rate / (1 - rate), TO_GOOD, seed)
         estimates = {
-            name: codec.decoder(fill(latents, lost))[0, 0].numpy() for name, fill in BASELINES.items()
+            name: filtered(codec, codec.decoder(fill(latents, lost))) for name, fill in BASELINES.items()
         }
         estimates[OURS] = concealed(codec, codes[0].numpy().astype(np.uint16), lost)
         for name, estimate in estimates.items():

@@ -119,7 +119,7 @@ class ModelConfig:
 
     @property
     def latency_ms(self) -> float:
-        """Algorithmic latency: one hop to fill a frame and one hop of overlap."""
+        """Algorithmic latency of the network: one hop to fill a frame and one hop of overlap."""
         return 1000 * (self.hop + self.delay) / self.sample_rate_hz
 
     @property

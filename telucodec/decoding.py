@@ -1,4 +1,4 @@
-"""Codes, or the lack of them, to samples: the network, its refinement, and what bridges lost frames.
+"""Codes, or the lack of them, to samples: network, postfilter, refinement, and what bridges lost frames.
 
 Shapes: B batch, T samples, L frames, Q codebooks.
 """
@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from telucodec.bitstream.bitpack import ABSENT, Codes
+from telucodec.frames import GROUP_FRAMES
 from telucodec.model.codec import Codec
 from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
-from telucodec.model.live import Synthesis, live_synthesis, synthesis
+from telucodec.model.live import Synthesis, live_filter, live_synthesis, synthesis
+from telucodec.model.postfilter import PitchFilter, filter_of
 from telucodec.nn.recorded import Recorded
 from telucodec.prior.layered import N_BASE
 from telucodec.refining import refinement_of
 
 FILE_FRAMES = 25  # to a packet: half a second at 50 frames/s; shorter packets are live
-GROUP_FRAMES = 200  # that the network sees at once where delay does not count
 
 Samples = NDArray[np.float32]
 """``[T]``, one channel at the codec's rate, full scale at 1.0."""
@@ -26,13 +27,14 @@ Samples = NDArray[np.float32]
 class LatentDecoder:
     """Codes, or the lack of them, to samples, and the network's state in between.
 
-    Fast for packets below `FILE_FRAMES` one by one; the weights must then not change.
+    Fast for packets below `FILE_FRAMES` one by one; the weights must then not change. What comes out is
+    ``lag`` samples later than a stream's header says; `finish` gives the last of them.
     """
 
     def __init__(
         self, codec: Codec, n_codebooks: int, frames_per_packet: int, *, has_refinement: bool = False
     ) -> None:
-        like = codec.decoder.output_scale.new_empty(1, 0, 0)
+        self._like = like = codec.decoder.output_scale.new_empty(1, 0, 0)
         if has_refinement:
             n_codebooks = min(n_codebooks, N_BASE, codec.config.quantizer.n_codebooks)
         self._n_codebooks = n_codebooks  # of the network
@@ -40,22 +42,38 @@ class LatentDecoder:
         if self._refinement is not None:
             self._refined = self._refinement.initial_state(like)
         self._codec = codec
-        self._device = like.device
-        if frames_per_packet < FILE_FRAMES:
+        is_live = frames_per_packet < FILE_FRAMES
+        if is_live:
             recorded = live_synthesis(codec, n_codebooks, frames_per_packet)
             self._synthesis: Recorded | Synthesis = recorded
             self._decoder = recorded.network.decoder  # for latents that no codes gave
         else:
             self._synthesis, self._decoder = synthesis(codec), codec.decoder
+        postfilter = filter_of(codec, is_live=is_live and not has_refinement)
+        self.lag = 0
+        self._filter: Recorded | PitchFilter | None = postfilter
+        if postfilter is not None:
+            self.lag = 0 if has_refinement else postfilter.delay
+            self._filter_state = postfilter.initial_state(like)
+            if postfilter.is_live:
+                self._filter = live_filter(postfilter, frames_per_packet)
         self._state = codec.decoder.initial_state(like)
         self._heard = heard_nothing(like, codec.config.latent_dim)
         n_context = context_samples(codec.config.hop, codec.config.sample_rate_hz)
         self._wav = np.zeros(n_context, dtype=np.float32)  # the latest samples
 
     @torch.inference_mode()
+    def finish(self) -> Samples:
+        """The samples ``[lag]`` that are still to come."""
+        hop = self._codec.config.hop
+        n_frames = -(-self.lag // hop)
+        silence = self._like.new_zeros(1, 1, n_frames * hop)
+        return self._kept(silence)[: self.lag] if n_frames else np.zeros(0, dtype=np.float32)
+
+    @torch.inference_mode()
     def decode(self, codes: Codes) -> Samples:
         """Codes ``[Q, L]``, some perhaps `ABSENT`, to ``[L * hop]``."""
-        table = torch.from_numpy(np.where(codes != ABSENT, codes, np.int64(-1))[None]).to(self._device)
+        table = torch.from_numpy(np.where(codes != ABSENT, codes, np.int64(-1))[None]).to(self._like.device)
         (wav, latents), self._state = self._synthesis.step(table[:, : self._n_codebooks], self._state)
         self._heard = hear(self._heard, latents)
         behind = table[:, self._n_codebooks :]
@@ -84,7 +102,7 @@ class LatentDecoder:
         The sound ends one hop before the frame that comes next, because decoding lags by a hop.
         """
         config = self._codec.config
-        heard = torch.from_numpy(self._wav).to(self._device)
+        heard = torch.from_numpy(self._wav).to(self._like.device)
         wav = continued(heard, config.hop + config.delay, config.sample_rate_hz)
         if wav is None:
             return None
@@ -92,11 +110,12 @@ class LatentDecoder:
         return latents[..., -1:].sign()
 
     def _kept(self, wav: Tensor, behind: Tensor | None = None) -> Samples:
-        """Samples of ``[1, 1, T]``, of which the latest are remembered, refined by the codes ``behind``."""
+        """Samples of ``[1, 1, T]``, filtered and refined by codes ``behind``; the latest are remembered."""
         samples: Samples = wav.cpu().numpy()[0, 0]
         n_context = len(self._wav)
         self._wav = np.concatenate([self._wav, samples[-n_context:]])[-n_context:]
+        if self._filter is not None:
+            wav, self._filter_state = self._filter.step(wav, self._filter_state)
         if self._refinement is not None:
             wav, self._refined = self._refinement.step(wav, behind, self._refined)
-            samples = wav.cpu().numpy()[0, 0]
-        return samples
+        return np.asarray(wav.cpu().numpy()[0, 0])

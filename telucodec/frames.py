@@ -13,6 +13,8 @@ Shapes: B batch, C audio channels, T samples, L frames. T never means frames.
 from torch import Tensor
 from torch.nn import functional as fn
 
+GROUP_FRAMES = 400  # that the network sees at once where delay does not count
+
 
 def frame_count(n_samples: int, hop: int, delay: int) -> int:
     """Frames that carry ``n_samples``; the last one may be partly padding."""

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from telucodec.bitstream.bitpack import ABSENT, Codes
+from telucodec.frames import GROUP_FRAMES
 from telucodec.ladders import Frames
 from telucodec.model.codec import Codec
-from telucodec.model.live import synthesis
+from telucodec.model.live import rounded_synthesis
+from telucodec.model.postfilter import filter_of
 from telucodec.model.refinement import Refinement, n_refined, refinement
-
-DECODED_FRAMES = 400  # at once
 
 
 class Refiner:
@@ -32,14 +32,22 @@ class Refiner:
         self._n_codebooks = n_codebooks
         self._n_refined = 2 * (n_codebooks - 1)
         self._device = like.device
-        self._synthesis = synthesis(codec)
-        self._decoder_state = codec.decoder.initial_state(like)
+        self._synthesis = rounded_synthesis(codec)
+        self._decoder_state = self._synthesis.decoder.initial_state(like)
+        postfilter = filter_of(codec)
+        assert postfilter is not None
+        self._filter = postfilter
+        self._filter_state = self._filter.initial_state(like)
+        self._waiting = like.new_zeros(1, 1, self._filter.delay)  # samples of the recording that came last
         self._heard = self._decoded = self.refinement.initial_state(like)
 
     @torch.inference_mode()
     def targets(self, wav: Tensor) -> NDArray[np.float32]:
         """Coefficients ``[N, L]`` of the next whole frames of the recording, ``[1, 1, L * hop]``."""
-        coefficients, self._heard = self.refinement.targets(wav, self._heard)
+        wav = torch.cat([self._waiting, wav], dim=-1)
+        n_waiting = self._filter.delay
+        self._waiting = wav[..., -n_waiting:].clone()
+        coefficients, self._heard = self.refinement.targets(wav[..., :-n_waiting], self._heard)
         found: NDArray[np.float32] = coefficients.cpu().numpy()[0].copy()
         return found
 
@@ -49,7 +57,7 @@ class Refiner:
         first = 0
         while first < len(packets):
             last, n_frames = first, 0
-            while last < len(packets) and n_frames < DECODED_FRAMES:
+            while last < len(packets) and n_frames < GROUP_FRAMES:
                 n_frames += packets[last].codes.shape[1]
                 last += 1
             targets = [packet.targets for packet in packets[first:last] if packet.targets is not None]
@@ -63,6 +71,7 @@ class Refiner:
     def _left(self, codes: Codes, targets: NDArray[np.float32]) -> NDArray[np.float32]:
         table = torch.from_numpy(np.where(codes != ABSENT, codes, np.int64(-1))[None]).to(self._device)
         (wav, _), self._decoder_state = self._synthesis.step(table, self._decoder_state)
+        wav, self._filter_state = self._filter.step(wav, self._filter_state)
         coefficients, unit, self._decoded = self.refinement.decoded(wav, self._decoded)
         left = (torch.from_numpy(targets).to(self._device)[None] - coefficients) / unit
         found: NDArray[np.float32] = left[0, : self._n_refined].cpu().numpy().copy()

@@ -5,9 +5,9 @@ Floating-point sums, and so codes and bytes, therefore depend on the signal and 
 the sizes of the pieces. The command line takes the same path, in constant memory.
 
 Packets shorter than `FILE_FRAMES` are live: each is a group of its own, and goes out when its frames are
-complete. The delay from the first sample in to the first sample out is then one packet and the codec's own
-overlap, and `LIVE_FRAMES` to a packet make it the smallest. Longer packets are for files: they are made in
-groups of about `GROUP_FRAMES`, in which the network is several times as fast.
+complete. The delay from the first sample in to the first sample out is then one packet, the codec's own
+overlap and 2 ms of the postfilter, and `LIVE_FRAMES` to a packet make it the smallest. Longer packets are for
+files: they are made in groups of about `GROUP_FRAMES`, in which the network is several times as fast.
 
 Shapes: B batch, T samples, L frames, D latent width, Q codebooks.
 """
@@ -26,23 +26,26 @@ from telucodec.bitstream.header import Header
 from telucodec.bitstream.packet import Packet
 from telucodec.bitstream.parser import Damage, StreamParser, Summary
 from telucodec.coders import build_coder, coder_for
-from telucodec.decoding import FILE_FRAMES, GROUP_FRAMES, LatentDecoder, Samples
+from telucodec.decoding import FILE_FRAMES, LatentDecoder, Samples
 from telucodec.errors import AudioError, BitstreamError, ConfigError, ModelError
+from telucodec.frames import GROUP_FRAMES
 from telucodec.ladders import Frames
 from telucodec.model.codec import Codec
 from telucodec.model.lattice import LatticeQuantizer
 from telucodec.model.live import Analysis, analysis, live_analysis
+from telucodec.model.postfilter import filter_of
 from telucodec.nn.recorded import Recorded
 from telucodec.prior.layered import N_BASE
 from telucodec.refining import Refiner, refinement_of
 
 LIVE_FRAMES = 1
-COLLECTED_FRAMES = 400  # that are decoded at once if so many have come
 HELD_FRAMES = 30_000  # over which bits are allocated where a stream is held back, 10 minutes
 
 
 class StreamEncoder:
     """Samples to the bytes of one stream: ``push`` pieces of any size, then ``flush`` once.
+
+    The weights must not change before that.
 
     Args:
         n_codebooks: stages to write at most, all if None.
@@ -83,10 +86,13 @@ class StreamEncoder:
         self.header = _header(codec, plan, coder, frames_per_packet, n_samples)
         self._codec = codec
         self._n_codebooks = plan.n_codebooks - plan.n_refined  # of the network
+        self._like = codec.decoder.output_scale.new_empty(1, 0, 0)
         if frames_per_packet < FILE_FRAMES:
             self._analysis: Analysis | Recorded = live_analysis(codec, self._n_codebooks, frames_per_packet)
+            self._state = codec.encoder.initial_state(self._like)
         else:
             self._analysis = analysis(codec, self._n_codebooks)
+            self._state = self._analysis.encoder.initial_state(self._like)
         self._refiner = Refiner(codec, plan.n_refined) if plan.n_refined else None
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
         self._is_held = is_held and plan.kbps is not None
@@ -101,8 +107,6 @@ class StreamEncoder:
             refiner=self._refiner,
         )
         self._held: list[Frames] = []  # packets not coded yet
-        self._like = codec.decoder.output_scale.new_empty(1, 0, 0)
-        self._state = codec.encoder.initial_state(self._like)
         self._pending = np.zeros(_group_frames(frames_per_packet) * config.hop, dtype=np.float32)
         self._n_pending = 0
         self.n_samples = 0  # that went in
@@ -237,6 +241,7 @@ class StreamDecoder:
         self._codec = codec
         self._parser = StreamParser()
         self._n_skip = 0  # samples of delay still to drop
+        self._is_ended = False  # nothing is left in the network's postfilter
         self._is_checked = False
         self._damages: list[Damage] = []
         self._place = 0  # of the next frame
@@ -267,12 +272,19 @@ class StreamDecoder:
         return self._samples(self._parser.push(data))
 
     def flush(self) -> Samples:
-        """The samples that a stream cut short still owes; raises `BitstreamError` if it had no packet."""
-        return self._samples(self._parser.finish())
+        """The samples still to come of a stream that was cut short, none of a whole one.
+
+        Raises:
+            BitstreamError: it had no packet.
+        """
+        samples = self._samples(self._parser.finish())
+        if self._is_ended or not self._is_checked:
+            return samples
+        return np.concatenate([samples, self._cut(samples[:0], 0)])
 
     def lose(self, packet: Packet) -> Samples:
         """The samples of a packet as if it had not come, for trying out losses."""
-        return self._bridge(packet.n_frames, packet.n_padding or 0)
+        return self._bridge(packet.n_frames, packet.n_padding)
 
     def take(self, packet: Packet) -> Samples:
         """The samples of a packet that was read elsewhere; its header must have been pushed before."""
@@ -283,13 +295,13 @@ class StreamDecoder:
         if header is not None and not self._is_checked:
             check_fits(header, self._codec)
             self._coder = coder_for(header, self._codec.folder)
-            self._n_skip = header.delay
             self._network = LatentDecoder(
                 self._codec,
                 header.n_codebooks,
                 header.frames_per_packet,
                 has_refinement=is_refined(header.entropy_mode),
             )
+            self._n_skip = header.delay + self._network.lag
             self._is_checked = True
         parts = [np.zeros(0, dtype=np.float32)]
         for item in found:
@@ -303,7 +315,7 @@ class StreamDecoder:
         """Take a packet, to be decoded with those around it; samples where that had to happen now."""
         if packet.n_frames:
             self._collection.append(packet)
-        is_enough = sum(packet.n_frames for packet in self._collection) >= COLLECTED_FRAMES
+        is_enough = sum(packet.n_frames for packet in self._collection) >= GROUP_FRAMES
         return [self._collected()] if is_enough else []
 
     def _collected(self) -> Samples:
@@ -319,34 +331,38 @@ class StreamDecoder:
         for packet, item in zip(packets, found, strict=True):
             if isinstance(item, BitstreamError):
                 self._damages.append(Damage(packet.index, 1, packet.n_frames, str(item)))
-                parts += [self._decoded(codes, 0), self.lose(packet)]
+                parts += [self._decoded(codes, None), self.lose(packet)]
                 codes = []
             else:
                 codes.append(item)
-        return np.concatenate([*parts, self._decoded(codes, packets[-1].n_padding or 0)])
+        return np.concatenate([*parts, self._decoded(codes, packets[-1].n_padding)])
 
-    def _decoded(self, codes: list[Codes], n_padding: int) -> Samples:
+    def _decoded(self, codes: list[Codes], n_padding: int | None) -> Samples:
         if not codes:
             return np.zeros(0, dtype=np.float32)
         joined = np.hstack(codes)
         self._place += joined.shape[1]
         return self._cut(self._network.decode(joined), n_padding)
 
-    def _bridge(self, n_frames: int, n_padding: int) -> Samples:
+    def _bridge(self, n_frames: int, n_padding: int | None) -> Samples:
         seed = self._place
         self._place += n_frames
         return self._cut(self._network.bridge(n_frames, seed), n_padding)
 
-    def _padding_after(self, damage: Damage) -> int:
-        """Samples to drop after a gap: some only where it reaches the end of a signal of known length."""
+    def _padding_after(self, damage: Damage) -> int | None:
+        """Samples to drop after a gap that reaches the end of a signal of known length; None of others."""
         header = self._parser.header
         assert header is not None
         if header.n_frames is None or self._place + damage.n_frames < header.n_frames:
-            return 0
+            return None
         return header.n_frames * header.hop - header.delay - (header.n_samples or 0) if damage.n_frames else 0
 
-    def _cut(self, samples: Samples, n_padding: int) -> Samples:
-        samples = samples[: len(samples) - n_padding]
+    def _cut(self, samples: Samples, n_padding: int | None) -> Samples:
+        """``samples`` without those of the delay; the last of the stream, if ``n_padding`` says so."""
+        if n_padding is not None:
+            self._is_ended = True
+            samples = np.concatenate([samples, self._network.finish()])
+            samples = samples[: len(samples) - n_padding]
         n_skipped = min(self._n_skip, len(samples))
         self._n_skip -= n_skipped
         return samples[n_skipped:]
@@ -387,8 +403,11 @@ def is_refined(mode: int) -> bool:
 
 
 def delay_of(codec: Codec, mode: int) -> int:
-    """Samples by which streams of this entropy mode look past the end: a refinement is one frame late."""
-    return codec.config.delay + is_refined(mode) * codec.config.hop
+    """Samples by which streams of this entropy mode look past the end."""
+    if not is_refined(mode):
+        return codec.config.delay
+    postfilter = filter_of(codec)
+    return codec.config.delay + codec.config.hop + (postfilter.delay if postfilter else 0)
 
 
 def id_of(codec: Codec, mode: int) -> bytes:
@@ -413,7 +432,10 @@ def check_fits(header: Header, codec: Codec) -> None:
     }
     for name, value in expected.items():
         if getattr(header, name) != value:
-            raise ModelError(f"the stream has {name} {getattr(header, name)}; this model expects {value}")
+            raise ModelError(
+                f"the stream has {name} {getattr(header, name)}; this model expects {value}: decode it with "
+                "the weights it was made with or, if they are these, another version of telucodec"
+            )
     n_codebooks = config.quantizer.n_codebooks
     if is_refined(mode):
         n_codebooks = min(n_codebooks, N_BASE) + refinement_of(codec).n_codebooks

@@ -3,7 +3,7 @@
 import pytest
 import soundfile
 import torch
-from test_training import CONFIG, MODES, RATE_HZ, Watcher, train_run, voiced, with_update
+from test_training import CONFIG, RATE_HZ, RUNS, Watcher, train_run, voiced, with_update
 
 from telucodec.errors import ConfigError
 from telucodec.model.codec import load_codec
@@ -39,7 +39,7 @@ def first(recordings, tmp_path):
     return make
 
 
-@MODES
+@RUNS
 def test_codes_tables_and_id_stay_and_the_decoder_learns(recordings, tmp_path, first, update):
     old_folder = first(update)
     plan = with_update(update, parts="decoder", seed=5)

@@ -1,5 +1,6 @@
 """The second layer of high rates: coefficients that add up, packets of two layers, shares of a rate."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from test_tables import CODES, small_tables
 from telucodec.allocation import plan_stages
 from telucodec.audio import read_audio
 from telucodec.bitstream.coder import ENTROPY_MODES
-from telucodec.bitstream.container import HEADER_BYTES, summarize
+from telucodec.bitstream.container import HEADER_BYTES, PacketWriter, summarize
+from telucodec.bitstream.parser import StreamParser
 from telucodec.coders import REFINED_KBPS, base_kbps, build_coder, refined_stages
 from telucodec.errors import BitstreamError, ConfigError, ModelError
 from telucodec.evaluate.waveform import snr_db
@@ -340,7 +342,7 @@ def test_a_lost_packet_is_bridged_and_the_next_ones_are_refined_again(shipped, c
 def test_random_damage_gives_bounded_finite_samples_or_a_stream_error(shipped, clip):
     data, generator = encoded(shipped, clip[:16_000], kbps=9.2), np.random.default_rng(1)
     n_heard = 0
-    for _ in range(40):
+    for _ in range(20):
         try:
             out, _ = decoded(shipped, mutated(data, generator))
         except (BitstreamError, ModelError):
@@ -349,7 +351,7 @@ def test_random_damage_gives_bounded_finite_samples_or_a_stream_error(shipped, c
         assert len(out) <= MAX_SAMPLES
         assert np.isfinite(out).all()
         assert np.abs(out).max(initial=0) <= 1
-    assert n_heard > 10
+    assert n_heard > 5
 
 
 def test_a_refined_stream_is_cut_down_to_the_networks_stages(shipped, clip, tmp_path):
@@ -379,3 +381,22 @@ def test_another_decoder_refuses_what_was_refined_for_this_one(shipped, clip, tm
 def test_the_shipped_tables_fit_the_refinement_of_the_shipped_weights(shipped):
     coder = build_coder(ENTROPY_MODES["refined"], 10, PRETRAINED / "speech-16k")
     assert coder.refinement.n_codebooks == refinement_of(shipped).quantizer.n_codebooks
+
+
+def test_short_packets_of_a_refined_stream_sound_like_long_ones(shipped, clip):
+    """Nothing writes them; the format allows them."""
+    data = encoded(shipped, clip, kbps=9.2)
+    parser = StreamParser()
+    packets = parser.push(data)
+    coder = build_coder(ENTROPY_MODES["refined"], 10, shipped.folder)
+    coded = [(packet.payload, packet.n_frames) for packet in packets]
+    codes = np.hstack(coder.decode_all(coded, parser.header.n_codebooks))
+    writer = PacketWriter(replace(parser.header, frames_per_packet=10), coder)
+    out = writer.begin()
+    for at in range(0, codes.shape[1], 10):
+        part, is_last = codes[:, at : at + 10], at + 10 >= codes.shape[1]
+        payload = coder.encode(part)
+        out += writer.coded_packet(part.shape[1], payload, packets[-1].n_padding if is_last else None)
+    heard, damages = decoded(shipped, out)
+    assert damages == []
+    np.testing.assert_allclose(heard, decoded(shipped, data)[0], rtol=0, atol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from telucodec.model import search as module
-from telucodec.model.search import N_BLOCK, N_WIDE, Fit, _largest, nearest, search
+from telucodec.model.search import N_BLOCK, Fit, _largest, nearest, search
 
 D = 6
 
@@ -82,7 +82,7 @@ def test_as_many_paths_as_there_are_sums_find_the_best_of_all():
     assert (errors(vectors, codebooks, found(vectors, codebooks, 1)) > best + 1e-3).any()
 
 
-@pytest.mark.parametrize("n_codebooks", [8, N_WIDE + 4])
+@pytest.mark.parametrize("n_codebooks", [8, 16])
 def test_more_paths_leave_less_error(n_codebooks):
     vectors, codebooks = draw(n_codebooks, 128, n_vectors=200)
     left = [
@@ -101,6 +101,22 @@ def test_every_vector_is_searched_for_itself(width):
     by_column = vectors[: N_BLOCK + 1].T.contiguous().T  # leaves a block of one row with an odd stride
     assert torch.equal(found(by_column, codebooks, width), together[:, : N_BLOCK + 1])
     assert found(vectors[:0], codebooks, width).shape == (5, 0)
+
+
+@pytest.mark.parametrize("n_codebooks", [4, 7, 16])
+def test_the_second_half_of_the_stages_is_searched_with_half_as_many_paths(n_codebooks):
+    vectors, codebooks = draw(n_codebooks, 64)
+    sizes = []
+
+    class Counted(Fit):
+        def forward(self, vectors):
+            sizes.append(len(vectors))
+            return super().forward(vectors)
+
+    search(vectors, codebooks, [Counted(codebook) for codebook in codebooks], 4)
+    n_wide = -(-n_codebooks // 2)
+    n_paths = [1] + [4] * n_wide + [2] * (n_codebooks - n_wide)  # that each stage begins with
+    assert sizes == [n * len(vectors) for n in n_paths[:n_codebooks]]
 
 
 def test_fewer_stages_than_codebooks_give_as_many_codes():

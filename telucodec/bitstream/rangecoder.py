@@ -79,9 +79,12 @@ class RangeWriter:
 
     def _flush(self) -> None:
         if self._tables:
-            symbols = np.concatenate(self._symbols).astype(np.int32)
-            self._coder.encode(symbols, _FAMILY, np.concatenate(self._tables))
-        self._symbols, self._tables, self._n_waiting = [], [], 0
+            symbols, table = (
+                parts[0] if len(parts) == 1 else np.concatenate(parts)
+                for parts in (self._symbols, self._tables)
+            )
+            self._coder.encode(symbols.astype(np.int32, copy=False), _FAMILY, np.ascontiguousarray(table))
+            self._symbols, self._tables, self._n_waiting = [], [], 0
 
     def finish(self) -> bytes:
         """The fewest bytes, at least one, that a `RangeReader` turns back into the symbols."""

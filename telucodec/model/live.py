@@ -1,7 +1,7 @@
-"""The two halves of the codec as streams run them, packed and recorded for packets of a few frames.
+"""The two halves of the codec as streams run them: rounded for encoders of files, recorded for live packets.
 
-Recordings are kept, so that only the first live session of a codec waits for them, and made again if its
-weights have changed since.
+What is rounded or recorded is kept, so that only the first session of a codec waits for it, and made again if
+its weights have changed since.
 
 Shapes: B batch, T samples, L frames, D latent width, Q codebooks.
 """
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from telucodec.model.codec import Codec
 from telucodec.model.decoder import Decoder, DecoderState
 from telucodec.model.encoder import Encoder, EncoderState
+from telucodec.model.postfilter import PitchFilter
 from telucodec.model.quantizer import ResidualVectorQuantizer
 from telucodec.model.search import Fit
 from telucodec.nn.packed import packed
 from telucodec.nn.recorded import Recorded
+from telucodec.nn.rounded import Network, rounded, rounds_fast
 
 N_KEPT = 8  # halves of each kind
 
@@ -59,7 +61,7 @@ class Synthesis(nn.Module):
 
 
 def analysis(codec: Codec, n_codebooks: int) -> Analysis:
-    """The first half as it is, for chunks of any size."""
+    """The first half for chunks of many frames, rounded where that is faster."""
     return _analysis(codec, _version(codec), n_codebooks)
 
 
@@ -73,14 +75,41 @@ def synthesis(codec: Codec) -> Synthesis:
     return Synthesis(codec.quantizer, codec.decoder)
 
 
+def rounded_synthesis(codec: Codec) -> Synthesis:
+    """The second half as an encoder needs it, for chunks of many frames, rounded where that is faster."""
+    return _rounded_synthesis(codec, _version(codec))
+
+
 def live_synthesis(codec: Codec, n_codebooks: int, n_frames: int) -> Recorded:
     """The second half for chunks of ``n_frames``."""
     return _live_synthesis(codec, _version(codec), n_codebooks, n_frames)
 
 
 @lru_cache(maxsize=N_KEPT)
-def _analysis(codec: Codec, _: tuple[int, ...], n_codebooks: int) -> Analysis:
-    return Analysis(codec.encoder, codec.quantizer, codec.quantizer.fits(n_codebooks), n_codebooks)
+def live_filter(postfilter: PitchFilter, n_frames: int) -> Recorded:
+    """``postfilter`` for chunks of ``n_frames``."""
+    wav = postfilter.kernels.new_zeros(1, 1, n_frames * postfilter.hop)
+    return Recorded(postfilter, wav, postfilter.initial_state(wav))
+
+
+@lru_cache(maxsize=N_KEPT)
+def _analysis(codec: Codec, version: tuple[int, ...], n_codebooks: int) -> Analysis:
+    fits = codec.quantizer.fits(n_codebooks)
+    return Analysis(_rounded_encoder(codec, version), codec.quantizer, fits, n_codebooks)
+
+
+@lru_cache(maxsize=N_KEPT)
+def _rounded_encoder(codec: Codec, _: tuple[int, ...]) -> Encoder:
+    return _fast(codec.encoder, codec)
+
+
+@lru_cache(maxsize=N_KEPT)
+def _rounded_synthesis(codec: Codec, _: tuple[int, ...]) -> Synthesis:
+    return Synthesis(codec.quantizer, _fast(codec.decoder, codec))
+
+
+def _fast(network: Network, codec: Codec) -> Network:
+    return rounded(network) if rounds_fast(codec.decoder.output_scale.device) else network
 
 
 @lru_cache(maxsize=N_KEPT)
@@ -101,6 +130,6 @@ def _live_synthesis(codec: Codec, _: tuple[int, ...], n_codebooks: int, n_frames
 
 def _version(codec: Codec) -> tuple[int, ...]:
     """Another one whenever a weight was changed or moved, or the search for codes."""
-    weights = codec.state_dict().values()
+    weights = [*codec.parameters(), *codec.buffers()]
     changes = [0 if weight.is_inference() else weight._version for weight in weights]
     return (codec.quantizer.search_width, *changes, *(weight.data_ptr() for weight in weights))

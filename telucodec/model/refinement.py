@@ -9,8 +9,9 @@ Both sides take the step of each coefficient from the decoded spectrum: the loud
 as hearing masks (``MASKING``). Floating-point numbers therefore scale what is added, and never decide how
 bits are read.
 
-A difference can only be known when the network's output is complete, one frame later. Column ``l`` of the
-codes tells of the coefficients of frame ``l - 1``, and the output lags by one frame more.
+What is refined is the network's output behind its postfilter. A difference can only be known when that is
+complete, one frame later: column ``l`` of the codes tells of the coefficients of its frame ``l - 1``, and the
+refined output lags by one frame more than it.
 
 Shapes: B batch, T samples, L frames, N refined coefficients, Q codebooks (stages).
 """

@@ -3,8 +3,8 @@
 The nearest codeword of each stage is not the best choice for the stages together. Keeping the
 best ``width`` partial sums from stage to stage (the M-search of multistage vector quantization:
 LeBlanc, Bhattacharya, Mahmoud and Cuperman 1993, IEEE Transactions on Speech and Audio Processing
-1 (4)), half as many in the late stages, leaves a seventh less error with 4 paths; 1 is the usual
-greedy search. What decodes the codes does not change.
+1 (4)), half as many in the second half of the stages, leaves a seventh less error with 4 paths; 1 is the
+usual greedy search. What decodes the codes does not change.
 
 Which sums are kept is judged with vectors and codewords rounded to bytes: .004 dB more error, for products
 that processors make four times as fast and that are exact in any order, so that it makes no difference how
@@ -25,9 +25,8 @@ from telucodec.nn.packed import Packed, can_pack
 
 LARGEST = 127  # of a signed byte
 N_ROWS = 16  # of the candidates laid out as a matrix, to look for the best column by column
-N_WIDE = 12  # stages after which half as many paths do
 N_FEW = 4  # vectors for which looking through all is faster
-N_BLOCK = 100  # vectors that are searched at once, so that their sums stay in the cache
+N_BLOCK = 200  # vectors that are searched at once, so that their sums stay in the cache
 
 
 class Fit(nn.Module):
@@ -118,7 +117,8 @@ def _searched(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: 
     steps: list[tuple[Tensor, Tensor, Tensor]] = []  # the path each path goes on from, its codeword and error
     for stage, (codebook, fit) in enumerate(zip(codebooks, stages, strict=False)):
         size = len(codebook)
-        n_kept = min(width if stage < N_WIDE else -(-width // 2), n_paths * size)
+        is_late = 2 * stage >= len(stages)  # where half as many paths do
+        n_kept = min(-(-width // 2) if is_late else width, n_paths * size)
         owed = errors.view(n_vectors, n_paths, 1) / 2
         place = _largest(fit(residual).view(n_vectors, n_paths, size), owed, n_kept)
         parent, code = place // size, place % size

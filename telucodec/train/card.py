@@ -20,7 +20,7 @@ def model_card(codec: Codec, config: Config, corpus: Corpus, step: int, figures:
             "",
             f"telucodec, {model.sample_rate_hz} Hz mono, hop {model.hop}, "
             f"{model.quantizer.n_codebooks} stages of {model.stage_kbps:g} kbps, "
-            f"latency {model.latency_ms:g} ms. "
+            f"latency of the network {model.latency_ms:g} ms. "
             f"{sum(count_parameters(codec).values()) / 1e6:.2f} M parameters, "
             f"{count_gmacs_per_s(codec):.2f} GMAC per second of audio.",
             "",

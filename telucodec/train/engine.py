@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from telucodec.config import TrainConfig
+from telucodec.nn.rounded import rounds_fast
 
 __all__ = ["Fabric", "build_fabric", "clip_gradients", "is_finite_everywhere", "loss_scale"]
 
@@ -35,8 +36,7 @@ def best_precision(device: str) -> str:
     if device == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        found = torch.cpu.get_capabilities()
-        is_fast = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+        is_fast = rounds_fast(torch.device(device))
     return "bf16-mixed" if is_fast else "32-true"
 
 

@@ -22,7 +22,8 @@ def size_line(codec: Codec) -> str:
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in parameters.items())
     return (
         f"{sum(parameters.values()) / 1e6:.2f} M parameters ({parts}), "
-        f"{count_gmacs_per_s(codec):.2f} GMAC per second of audio, latency {codec.config.latency_ms:g} ms"
+        f"{count_gmacs_per_s(codec):.2f} GMAC per second of audio, "
+        f"latency of the network {codec.config.latency_ms:g} ms"
     )
 
 
