@@ -159,7 +159,9 @@ def test_full_scale_is_not_exceeded(postfilter):
     assert out.abs().max() == 1
 
 
-@pytest.mark.parametrize(("hop", "rate_hz"), [(80, 8_000), (160, 16_000), (320, 24_000), (480, 48_000)])
+@pytest.mark.parametrize(
+    ("hop", "rate_hz"), [(80, 8_000), (160, 16_000), (640, 16_000), (320, 24_000), (480, 48_000)]
+)
 def test_other_hops_and_rates_have_room_for_the_longest_period(hop, rate_hz):
     postfilter = PitchFilter(hop=hop, sample_rate_hz=rate_hz)
     assert postfilter.delay % hop == 0

@@ -147,7 +147,7 @@ def low_pass(half: int, cutoff: float) -> Tensor:
 
 
 def filter_of(codec: Codec, *, is_live: bool = False) -> PitchFilter | None:
-    """What is decoded by ``codec`` goes through; None behind a lattice, which keeps the waveform."""
+    """The filter for what ``codec`` decodes; None behind a lattice, which keeps the waveform."""
     if isinstance(codec.quantizer, LatticeQuantizer):
         return None
     config = codec.config
