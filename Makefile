@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_KBPS ?= 6
+TEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo format lint type test test-slow tables constraints clean museum
@@ -43,7 +44,7 @@ type: setup  ## static types
 test: setup  ## lint, types and tests: what CI runs
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory type
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS)
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/pytest -m slow

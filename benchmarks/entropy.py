@@ -21,7 +21,7 @@ from telucodec.audio import find_audio, read_audio
 from telucodec.model.codec import load_codec
 from telucodec.pipeline import find_model
 from telucodec.prior.coder import EntropyCoder
-from telucodec.prior.predictor import GROUP, TablePredictor, blank_sheet
+from telucodec.prior.predictor import TablePredictor, blank_sheet
 from telucodec.prior.tables import TABLES, Tables
 
 HEADER_BYTES, PACKET_BYTES = 48, 6  # a file's header; a packet's length and CRC-32
@@ -44,9 +44,10 @@ def stage_bits(tables, files, n_frames):
             sheet[start : start + n_frames_here] = packet.T
             for stage in range(len(packet)):
                 for columns in predictor.batches(stage, start + np.arange(n_frames_here)):
-                    odds, chosen = predictor.odds(sheet, [(stage, columns)]), sheet[columns, stage]
-                    rows, groups = np.arange(len(chosen)), chosen // GROUP
-                    shares = odds.groups[rows, groups], odds.inside(groups)[rows, chosen % GROUP]
+                    odds, symbols = predictor.odds(sheet, [(stage, columns)]), predictor.symbols[stage]
+                    groups, places = np.divmod(symbols[sheet[columns, stage]], predictor.group_size)
+                    rows = np.arange(len(columns))
+                    shares = odds.groups[rows, groups], odds.inside(groups)[rows, places]
                     bits[stage] -= sum(np.log2((share.astype(float) + 1) / 2**24).sum() for share in shares)
     return (bits / n_codes).round(3).tolist()
 

@@ -51,13 +51,15 @@ def speed(
     decoder = StreamDecoder(codec)
     decoder.push(encoder.push(wav[:0]))  # the header, at which a session makes ready
     encode_s, decode_s, packet_s, heard_at = [], [], [], None
-    for at in range(0, len(wav), size):
+    for at in [*range(0, len(wav), size), None]:
         clock_s, start_s = time.perf_counter(), time.process_time()
-        data = encoder.push(wav[at : at + size])
+        data = encoder.flush() if at is None else encoder.push(wav[at : at + size])
         middle_s = time.process_time()
         samples = decoder.push(data)
         decode_s.append(time.process_time() - middle_s)
         encode_s.append(middle_s - start_s)
+        if at is None:  # what was held back, with packets for files all of a short signal
+            break
         packet_s.append(time.perf_counter() - clock_s)
         if heard_at is None and len(samples):
             heard_at = min(at + size, len(wav))

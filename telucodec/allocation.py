@@ -27,7 +27,7 @@ from telucodec.coders import (
 )
 from telucodec.config import ModelConfig
 from telucodec.errors import ConfigError
-from telucodec.ladders import CodesAt, DepthLadder, Frames, StepLadder, cheapest_depths, within_budget
+from telucodec.ladders import CLOSE, CodesAt, DepthLadder, Frames, StepLadder, cheapest_depths, within_budget
 from telucodec.prior.depths import cut
 from telucodec.prior.layered import LayeredCoder, joined
 
@@ -114,11 +114,15 @@ class Refined:
         """See `Allocator.payloads`."""
         n_bits, n_packets = 1000 * seconds, len(packets)
         depths = DepthLadder(packets, self.bits, self.price)
-        budget = n_bits * base_kbps(self.kbps)
-        codes, bases = within_budget(self.coder.base, depths, n_packets, budget, slack=SLACK)
+        share = n_bits * base_kbps(self.kbps)
+        codes, bases = within_budget(
+            self.coder.base, depths, n_packets, share, enough=0, limit=share * (1 + SLACK)
+        )
         steps = StepLadder(self.remainder.residuals(packets, codes), self.remainder.codes_at)
-        n_left = n_bits * self.kbps - 8 * sum(len(joined(base, b"")) for base in bases)
-        _, refined = within_budget(self.coder.refinement, steps, n_packets, n_left)
+        whole = n_bits * self.kbps
+        left = whole - 8 * sum(len(joined(base, b"")) for base in bases)
+        enough = left - (1 - CLOSE) * whole
+        _, refined = within_budget(self.coder.refinement, steps, n_packets, left, enough=enough)
         return [joined(*layers) for layers in zip(bases, refined, strict=True)]
 
 

@@ -6,7 +6,6 @@ torch. Shapes: Q codebooks, L frames of a packet, P packets, N refined coefficie
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import Protocol
 
 import numpy as np
@@ -16,14 +15,14 @@ from telucodec.bitstream.bitpack import Codes
 from telucodec.bitstream.coder import PacketCoder
 from telucodec.prior.depths import Depths, choose_depths, cut, estimated_bits
 
-N_PARTS = 4  # of the packets, coded one after the other
-N_AGAIN = 12  # parts that may be coded again
+N_FIRST = 4  # one packet of so many is coded before the others
+N_AGAIN = 12  # times that a part may be coded again
 CLOSE = 0.985  # of the budget is near enough
 EXPECTED = 1.1  # times the estimate is what the loudest packets of speech take
 SAFETY = 1.006  # times what is to be expected, so that the next part does not miss by a hair
 SPAN = 1024.0  # times the first price, up and down, is searched
-N_COARSE, N_FINE = 20, 24  # steps in the whole span, and in each of these steps
-FAR = 8  # of the fine steps, a quarter more or less: prices that differ by no more hardly cost quality
+N_COARSE, N_FINE = 20, 12  # steps in the whole span, and in each of these steps
+FAR = 4  # of the fine steps, a quarter more or less: prices that differ by no more hardly cost quality
 FAR_STEPS = 2  # 1.5 dB of noise, likewise
 BLOCK = 64  # packets whose depths are chosen together, which bounds the memory
 FIRST_STEP, N_STEPS = 128, 56  # codes of the steps that a refinement tries
@@ -68,47 +67,73 @@ class Ladder(Protocol):
 
 
 def within_budget(
-    coder: PacketCoder, ladder: Ladder, n_packets: int, budget: float, *, slack: float = 0.0
+    coder: PacketCoder,
+    ladder: Ladder,
+    n_packets: int,
+    budget: float,
+    *,
+    enough: float | None = None,
+    limit: float | None = None,
 ) -> tuple[list[Codes], list[bytes]]:
     """Codes and payloads of packets that together stay within ``budget`` bits, on about one rung.
 
-    They are coded in a few parts, large and small packets in each, at the rung at which all that is left
-    would fit into the bits that are left, judged by estimates and how far off these were so far. While
-    the whole is over the budget, or well below it, parts are coded again to make up for that. Packets
-    that do not fit on any rung are coded on the last.
+    They are coded in a few parts, at the rung at which all that is left would fit into the bits that are
+    left, judged by estimates and how far off these were so far. While the whole is over the budget, or well
+    below it, parts are coded again to make up for that. Packets that do not fit on any rung are coded on
+    the last.
 
     Args:
-        slack: share by which the budget may be exceeded; less than it is then as good.
+        enough: bits that are near enough to the budget; `CLOSE` of it if None.
+        limit: bits, instead of the budget, that may not be exceeded.
     """
+    enough = CLOSE * budget if enough is None else enough
     trial = _Trial(coder, n_packets, ladder)
-    order = np.argsort(-ladder.estimates(ladder.n_rungs // 2), kind="stable")
-    parts = [order[first::N_PARTS] for first in range(min(N_PARTS, len(order)))]
-    trial.code(parts[0], trial.fitting(order, budget))
-    rung = trial.fitting(order, budget)
-    if not slack and abs(rung - trial.rungs[order[0]]) > ladder.far:
+    parts = _parts(np.argsort(-ladder.estimates(ladder.n_rungs // 2), kind="stable"))
+    everything = np.concatenate(parts)
+    trial.code(parts[0], trial.fitting(everything, budget))
+    rung = trial.fitting(everything, budget)
+    if enough > 0 and abs(rung - trial.rungs[parts[0][0]]) > ladder.far:
         trial.code(parts[0], rung)
-    begun = int(trial.rungs[order[0]])
+    begun = int(trial.rungs[parts[0][0]])
     for number, part in enumerate(parts[1:], start=1):
         rung = trial.fitting(np.concatenate(parts[number:]), budget)
         trial.code(part, min(max(rung, begun - ladder.far), begun + ladder.far))
-    return _corrected(trial, parts, budget, slack)
+    return _corrected(trial, parts, enough, budget if limit is None else limit)
+
+
+def _parts(order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Packets, the largest first, in parts of all sizes: a quarter, then each time half of what is left."""
+    is_first = np.arange(len(order)) % N_FIRST == 0
+    parts, left = [order[is_first]], order[~is_first]
+    while len(left):
+        parts.append(left[::2])
+        left = left[1::2]
+    return parts
 
 
 def _corrected(
-    trial: "_Trial", parts: list[NDArray[np.int64]], budget: float, slack: float
+    trial: "_Trial", parts: list[NDArray[np.int64]], enough: float, limit: float
 ) -> tuple[list[Codes], list[bytes]]:
-    """What comes closest to ``budget`` from below, some parts coded again."""
-    best, most, budget = None, 0.0, budget * (1 + slack)
-    for part in islice(cycle(parts), N_AGAIN):
+    """From ``enough`` to ``limit`` bits, or what comes closest to the limit from below, parts coded again."""
+    best, most = None, 0.0
+    begun, tried = int(trial.rungs[parts[0][0]]), set()
+    for n_left in reversed(range(N_AGAIN + 1)):
         total = trial.taken.sum()
-        if most < total <= budget:
+        if most < total <= limit:
             best, most = (list(trial.codes), list(trial.payloads)), total
-        is_close = slack > 0 or total >= CLOSE * budget
-        if (is_close and total <= budget) or not trial.rungs.any():
+        if total <= limit and (enough <= total or not trial.rungs.any()):
             break
-        rung = trial.fitting(part, budget)
-        if rung != trial.rungs[part[0]]:
-            trial.code(part, rung)
+        again: tuple[int, int] | None = None  # the smallest part that can make up near where it began
+        for number in reversed(range(len(parts))):
+            rung = trial.fitting(parts[number], limit)
+            if rung != trial.rungs[parts[number][0]] and (number, rung) not in tried:
+                again = number, rung
+                if abs(rung - begun) <= trial.ladder.far:
+                    break
+        if again is None or not n_left:
+            break
+        tried.add(again)
+        trial.code(parts[again[0]], again[1])
     if best is None:
         trial.code(np.arange(len(trial.rungs)), trial.ladder.n_rungs - 1)
     return best or (trial.codes, trial.payloads)

@@ -131,7 +131,8 @@ def check_coder(header: Header, coder: PacketCoder) -> None:
     if coder.tables_hash != header.tables_hash:
         raise BitstreamError(
             f"the stream was coded with tables {header.tables_hash.hex()}, those at hand are "
-            f"{coder.tables_hash.hex()}; use the weights that made it"
+            f"{coder.tables_hash.hex()}; "
+            "use the weights that made it or, if they are these, the version of telucodec that did"
         )
 
 

@@ -130,6 +130,8 @@ def _live_synthesis(codec: Codec, _: tuple[int, ...], n_codebooks: int, n_frames
 
 def _version(codec: Codec) -> tuple[int, ...]:
     """Another one whenever a weight was changed or moved, or the search for codes."""
-    weights = [*codec.parameters(), *codec.buffers()]
+    # Twice as fast as parameters() and buffers(), which look for tensors that are shared.
+    kept = [tensors for module in codec.modules() for tensors in (module._parameters, module._buffers)]
+    weights = [weight for tensors in kept for weight in tensors.values() if weight is not None]
     changes = [0 if weight.is_inference() else weight._version for weight in weights]
     return (codec.quantizer.search_width, *changes, *(weight.data_ptr() for weight in weights))

@@ -26,7 +26,7 @@ from telucodec.nn.packed import Packed, can_pack
 LARGEST = 127  # of a signed byte
 N_ROWS = 16  # of the candidates laid out as a matrix, to look for the best column by column
 N_FEW = 4  # vectors for which looking through all is faster
-N_BLOCK = 200  # vectors that are searched at once, so that their sums stay in the cache
+N_BLOCK = 256  # vectors that are searched at once at most, so that their sums stay in the cache
 
 
 class Fit(nn.Module):
@@ -73,7 +73,8 @@ def search(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: int
         codebooks: ``[Q, K, D]``, perhaps more than there are ``stages``, which say how many codes.
         width: W; the codes of fewer stages are then nearly, not exactly, the best for these alone.
     """
-    found = [_searched(block, codebooks, stages, width) for block in torch.split(vectors, N_BLOCK)]
+    blocks = torch.tensor_split(vectors, max(1, -(-len(vectors) // N_BLOCK)))
+    found = [_searched(block, codebooks, stages, width) for block in blocks]
     return Found(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
 
 

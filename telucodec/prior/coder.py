@@ -22,7 +22,7 @@ from telucodec.bitstream.coder import ENTROPY_MODES, single
 from telucodec.bitstream.rangecoder import TOTAL_BITS, Frequencies, RangeReader, RangeWriter
 from telucodec.errors import BitstreamError
 from telucodec.prior.depths import Depths, depth_odds, depth_table, depths_of
-from telucodec.prior.predictor import BATCH, GROUP, Columns, Predictor, Sheet, TablePredictor, blank_sheet
+from telucodec.prior.predictor import BATCH, Columns, Predictor, Sheet, TablePredictor, blank_sheet
 from telucodec.prior.tables import TABLES, Tables
 
 MAX_FRAMES = 1 << 12  # of one packet
@@ -118,8 +118,11 @@ class EntropyCoder:
     def _write_units(self, sheet: Sheet, units: list["_Unit"]) -> None:
         parts = [(unit.stage, unit.columns) for unit in units]
         odds = self._predictor.odds(sheet, parts)
-        codes = np.concatenate([sheet[columns, stage] for stage, columns in parts])
-        groups, places = codes // GROUP, codes % GROUP
+        symbols = self._predictor.symbols
+        groups, places = np.divmod(
+            np.concatenate([symbols[stage].take(sheet[columns, stage]) for stage, columns in parts]),
+            self._predictor.group_size,
+        )
         inside = odds.inside(groups)
         first = 0
         for unit in units:
@@ -191,17 +194,19 @@ class EntropyCoder:
         odds = self._predictor.odds(sheet, [(stage, columns)])
         groups = _symbols(units, odds.groups)
         places = _symbols(units, odds.inside(groups))
-        sheet[columns, stage] = groups * GROUP + places
+        sheet[columns, stage] = self._predictor.codewords[stage].take(
+            groups * self._predictor.group_size + places
+        )
         self._check(sheet, units)
 
     def _check(self, sheet: Sheet, units: list["_Unit"]) -> None:
-        """Give up lanes in which ``units`` have a code larger than any: the last group is filled up."""
-        if self._predictor.codebook_size % GROUP:
+        """Give up lanes in which ``units`` have a symbol of no codeword: the last group is filled up."""
+        size = self._predictor.codebook_size
+        if size % self._predictor.group_size:
             for unit in units:
-                found, largest = int(sheet[unit.columns, unit.stage].max()), self._predictor.codebook_size - 1
-                if found > largest and unit.lane.error is None:
+                if unit.lane.error is None and (sheet[unit.columns, unit.stage] == size).any():
                     unit.lane.error = BitstreamError(
-                        f"code {found} in stage {unit.stage}; expected 0 to {largest}"
+                        f"stage {unit.stage} has a symbol beyond those of its {size} codewords"
                     )
 
     def _sheet(self, lanes: list["_Lane"]) -> Sheet:

@@ -1,4 +1,4 @@
-"""Tables from codes: classes of contexts, low-rank experts, their weights, and rounding to integers.
+"""Tables from codes: classes of contexts, groups, low-rank experts, their weights, and rounding to integers.
 
 For every stage and each of its contexts, in this order:
 
@@ -7,17 +7,19 @@ For every stage and each of its contexts, in this order:
 2. Cluster the context's codewords into classes that predict alike: k-means in the
    Kullback-Leibler sense, an information bottleneck (Dhillon et al. 2003, "A divisive
    information-theoretic feature clustering algorithm", JMLR 3, eq. 12).
-3. Smooth each class's counts by `PRIOR_COUNTS` of the stage's own distribution; the expert is the log of
-   their ratio.
-4. Factorize all experts of the stage together to rank R, weighted so that the squared error
-   approximates the bits lost.
-5. Weigh the experts by Newton's method on packets whose counts were held out: contexts overlap,
+3. Smooth each class's counts by the stage's own distribution; the expert is the log of their ratio.
+4. Put codewords that follow the same classes side by side, in groups: halves along the direction in which
+   experts differ most, and halves of these.
+5. Factorize all experts of the stage together to rank R, of groups and of codewords inside their group,
+   weighted so that the squared error approximates the bits lost.
+6. Weigh the experts by Newton's method on packets whose counts were held out: contexts overlap,
    so their sum counts twice what two of them know.
 
 Fitting is in floating point and need not repeat bit for bit on another machine: the integers
 that it ends in are what encoder and decoder share.
 
-Shapes: Q codebooks, L frames, F frames of all clips, J contexts, C classes, K codewords, R rank.
+Shapes: Q codebooks, L frames, F frames of all clips, J contexts, C classes, K codewords, G groups of S,
+R rank.
 """
 
 import logging
@@ -29,7 +31,17 @@ from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import Codes
 from telucodec.errors import DataError
-from telucodec.prior.tables import SCORE_LIMIT, STEP_BITS, UNUSED, Tables, score_bounds, stage_dtype
+from telucodec.prior.tables import (
+    SCORE_LIMIT,
+    STEP_BITS,
+    UNUSED,
+    Tables,
+    group_size,
+    n_groups,
+    score_bounds,
+    stage_dtype,
+    symbol_dtype,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +52,7 @@ Context = tuple[int, int]
 
 PACKET_FRAMES = 25  # that contexts may reach over
 PRIOR_COUNTS = 600.0  # weight of the stage's own distribution in that of a class
+PRIOR_OF_GROUPS = 100.0  # the same for distributions of groups
 RANK = 24
 N_CLASSES = 192  # of the contexts of stage 0, which say most; every stage after it has half of the one before
 FEWEST_CLASSES = 48  # but no less than these
@@ -98,15 +111,17 @@ def fit_tables(
     offsets = np.zeros((n_stages, n_contexts), dtype=np.int8)
     classes = np.zeros((n_stages, n_contexts, codebook_size + 1), dtype=np.uint8)
     vectors = np.zeros((n_stages, n_contexts, n_classes + 1, rank))
-    basis = np.zeros((n_stages, rank, codebook_size))
-    bias = np.zeros((n_stages, codebook_size))
+    symbols = np.zeros((n_stages, codebook_size), dtype=symbol_dtype(codebook_size))
+    n_columns = codebook_size + n_groups(codebook_size)
+    basis = np.zeros((n_stages, rank, n_columns))
+    bias = np.zeros((n_stages, n_columns))
     for stage, pairs in enumerate(contexts):
         stages[stage, : len(pairs)] = [source for source, _ in pairs]
         offsets[stage, : len(pairs)] = [offset for _, offset in pairs]
         used, n_own = slice(len(pairs)), min(n_classes, max(FEWEST_CLASSES, n_classes >> stage))
-        classes[stage, used], vectors[stage, used, : n_own + 1], basis[stage], bias[stage] = _fit_stage(
-            frames, stage, pairs, codebook_size, n_own, rank
-        )
+        found = _fit_stage(frames, stage, pairs, codebook_size, n_own, rank)
+        classes[stage, used], symbols[stage], vectors[stage, used, : n_own + 1] = found[:3]
+        basis[stage], bias[stage] = found[3:]
         log.info("entropy tables: stage %d of %d", stage + 1, n_stages)
     whole = [_round(*parts) for parts in zip(vectors, basis, bias, strict=True)]
     steps = np.arange(20 << STEP_BITS)
@@ -115,6 +130,7 @@ def fit_tables(
         offsets=offsets,
         classes=classes,
         vectors=np.stack([part[0] for part in whole]),
+        symbols=symbols,
         basis=np.stack([part[1] for part in whole]),
         bias=np.stack([part[2] for part in whole]),
         fractions=np.array([part[3] for part in whole], dtype=np.uint8),
@@ -151,8 +167,11 @@ def _contexts(stage: int) -> list[Context]:
 
 def _fit_stage(
     frames: _Frames, stage: int, pairs: Sequence[Context], size: int, n_classes: int, rank: int
-) -> tuple[NDArray[np.uint8], Floats, Floats, Floats]:
-    """Classes ``[J, K + 1]``, vectors ``[J, C + 1, R]``, basis ``[R, K]``, bias ``[K]``; products in bits."""
+) -> tuple[NDArray[np.uint8], Indices, Floats, Floats, Floats]:
+    """Classes ``[J, K + 1]``, symbols ``[K]``, vectors ``[J, C + 1, R]``, basis ``[R, K + G]`` and bias.
+
+    Products of vectors and basis are in bits, and so is the bias.
+    """
     target, is_counted = frames.codes[stage], ~frames.is_held_out
     own = (np.bincount(target, minlength=size) + 0.5).astype(np.float64)
     own /= own.sum()
@@ -167,16 +186,20 @@ def _fit_stage(
         for row, chosen in enumerate((is_counted, slice(None))):
             pair = seen[-1][chosen] * size + target[chosen]
             counts[row, j] = np.bincount(pair, minlength=(n_classes + 1) * size).reshape(-1, size)
+    order = _order(counts[0], own, rank)
+    symbols = order.argsort()
+    counts, own, target = counts[..., order], own[order], symbols[target]
     weights = np.full(len(pairs), len(pairs) ** -0.5)
     weighing = np.flatnonzero(frames.is_held_out)
+    bias = np.log(_with_groups(own))
     if len(weighing) >= N_WEIGHING // 10:
         weighing = weighing[:: -(-len(weighing) // N_WEIGHING)]
         vectors, basis = _factorize(counts[0], own, rank)
         chosen = np.stack([vectors[j, row[weighing]] for j, row in enumerate(seen)], axis=1)  # [N, J, R]
-        weights = _weigh(chosen, basis, np.log(own), target[weighing], weights)
+        weights = _weigh(chosen, basis, bias, target[weighing], weights, size)
     vectors, basis = _factorize(counts[1], own, rank)
     bits = 1 / np.log(2)
-    return classes, vectors * weights[:, None, None] * bits, basis, np.log(own) * bits
+    return classes, symbols, vectors * weights[:, None, None] * bits, basis, bias * bits
 
 
 def _cluster(counts: Indices, own: Floats, n_classes: int, n_iterations: int = 10) -> NDArray[np.uint8]:
@@ -202,39 +225,96 @@ def _cluster(counts: Indices, own: Floats, n_classes: int, n_iterations: int = 1
     return np.append(chosen, n_classes).astype(np.uint8)
 
 
+def _order(counts: Floats, own: Floats, rank: int) -> Indices:
+    """Codewords ``[K]`` in groups that follow alike, from counts ``[J, C, K]``."""
+    shares = counts.sum(axis=2).ravel()
+    vectors, basis = _reduced(_log_ratio(counts, own, PRIOR_COUNTS), shares, own, rank)
+    strength = np.sqrt((vectors**2 * (shares / shares.sum())[:, None]).sum(axis=0))
+    return _halved(basis * strength[:, None], own, np.arange(len(own)), group_size(len(own)))
+
+
+def _halved(points: Floats, own: Floats, among: Indices, size: int) -> Indices:
+    """``among``, cut where ``points`` ``[R, K]`` spread until no more than ``size`` are left together."""
+    if len(among) <= size:
+        return among
+    weight = own[among]
+    centered = points[:, among] - np.average(points[:, among], axis=1, weights=weight)[:, None]
+    direction = np.linalg.eigh(centered * weight @ centered.T)[1][:, -1]
+    ordered = among[np.argsort(direction @ centered, kind="stable")]
+    half = -(-len(among) // size) // 2 * size
+    return np.concatenate([_halved(points, own, part, size) for part in (ordered[:half], ordered[half:])])
+
+
+def _with_groups(own: Floats) -> Floats:
+    """``[..., K]`` and its sums over groups, ``[..., K + G]``."""
+    starts = np.arange(0, own.shape[-1], group_size(own.shape[-1]))
+    return np.concatenate([own, np.add.reduceat(own, starts, axis=-1)], axis=-1)
+
+
 def _factorize(counts: Floats, own: Floats, rank: int) -> tuple[Floats, Floats]:
-    """Counts ``[J, C, K]`` to vectors ``[J, C, R]`` and basis ``[R, K]`` whose product is the log ratio."""
+    """Counts ``[J, C, K]`` to vectors ``[J, C, R]`` and basis ``[R, K + G]`` whose product is the log ratio.
+
+    Of groups that of their odds, of codewords that of their odds in their group.
+    """
     n_contexts, n_classes, size = counts.shape
-    n_seen = counts.sum(axis=2, keepdims=True)
-    ratio = np.log((counts + PRIOR_COUNTS * own) / (n_seen + PRIOR_COUNTS)) - np.log(own)
-    rows = np.sqrt(n_seen / n_seen.sum() + 1e-5).reshape(-1, 1)
+    shares = counts.sum(axis=2).ravel()
+    ratio = _log_ratio(counts, own, PRIOR_COUNTS)
+    both = _with_groups(own)
+    implied = np.log(_with_groups(np.exp(ratio) * own)[:, size:]) - np.log(both[size:])
+    inside = ratio - np.repeat(implied, group_size(size), axis=1)[:, :size]
+    groups = _log_ratio(_with_groups(counts)[..., size:], both[size:], PRIOR_OF_GROUPS)
+    vectors, basis = _reduced(np.concatenate([inside, groups], axis=1), shares, both, rank)
+    return vectors.reshape(n_contexts, n_classes, rank), basis
+
+
+def _log_ratio(counts: Floats, own: Floats, prior: float) -> Floats:
+    """Log of the smoothed odds of counts ``[J, C, A]`` over ``own`` ``[A]``, ``[J * C, A]``."""
+    counts = counts.reshape(-1, counts.shape[2])
+    smoothed = (counts + prior * own) / (counts.sum(axis=1, keepdims=True) + prior)
+    found: Floats = np.log(smoothed) - np.log(own)
+    return found
+
+
+def _reduced(ratio: Floats, shares: Floats, own: Floats, rank: int) -> tuple[Floats, Floats]:
+    """Vectors ``[N, R]`` and basis ``[R, A]`` whose product is near ``ratio``, rows weighed by ``shares``."""
+    rows = np.sqrt(shares / shares.sum() + 1e-5)[:, None]
     columns = np.sqrt(own + 1e-5)
-    scaled = ratio.reshape(-1, size) * rows * columns
+    scaled = ratio * rows * columns
     values, axes = np.linalg.eigh(scaled @ scaled.T)  # ascending
     n_kept = min(rank, len(values))
     axes = axes[:, ::-1][:, :n_kept]
     length = np.sqrt(np.maximum(values[::-1][:n_kept], 1e-12))
-    vectors, basis = np.zeros((n_contexts * n_classes, rank)), np.zeros((rank, size))
+    vectors, basis = np.zeros((len(ratio), rank)), np.zeros((rank, ratio.shape[1]))
     vectors[:, :n_kept] = axes * length / rows
     basis[:n_kept] = (axes.T @ scaled) / length[:, None] / columns
-    return vectors.reshape(n_contexts, n_classes, rank), basis
+    return vectors, basis
 
 
-def _weigh(chosen: Floats, basis: Floats, own: Floats, target: Indices, start: Floats) -> Floats:
-    """Weights ``[J]`` of experts with vectors ``chosen`` ``[N, J, R]`` that suit ``target`` ``[N]`` best."""
+def _weigh(
+    chosen: Floats, basis: Floats, bias: Floats, target: Indices, start: Floats, n_symbols: int
+) -> Floats:
+    """Weights ``[J]`` of experts ``chosen`` ``[N, J, R]`` that suit the symbols ``target`` ``[N]`` best."""
     weights = start
     ridge = 1e-3 * np.eye(len(start))
+    size = group_size(n_symbols)
+    groups = np.tile(np.arange(n_symbols, len(bias)), (len(target), 1))  # [N, G] columns of the basis
+    members = target[:, None] // size * size + np.arange(size)  # [N, S] those of the group that is coded
+    levels = (groups, n_symbols + target // size), (np.minimum(members, n_symbols - 1), target)
     for _ in range(8):
-        scores = np.einsum("njr,j->nr", chosen, weights) @ basis + own  # [N, K]
-        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        odds /= odds.sum(axis=1, keepdims=True)
-        mean = odds @ basis.T  # [N, R]
-        gradient = np.einsum("njr,nr->j", chosen, mean - basis[:, target].T) / len(target)
-        square = (odds @ (basis[:, None] * basis[None]).reshape(-1, basis.shape[1]).T).reshape(
-            len(target), len(basis), len(basis)
-        )
-        spread = square - mean[:, :, None] * mean[:, None, :]  # [N, R, R] covariance of the basis
-        curvature = np.einsum("njr,nrs,nks->jk", chosen, spread, chosen, optimize=True) / len(target)
+        scores = np.einsum("njr,j->nr", chosen, weights) @ basis + bias  # [N, K + G]
+        gradient, curvature = np.zeros(len(start)), np.zeros((len(start), len(start)))
+        for columns, coded in levels:
+            among = np.take_along_axis(scores, columns, axis=1)
+            if columns is not groups:
+                among[members >= n_symbols] = -np.inf
+            odds = np.exp(among - among.max(axis=1, keepdims=True))
+            odds /= odds.sum(axis=1, keepdims=True)
+            experts = basis.T[columns]  # [N, A, R]
+            mean = np.einsum("nar,na->nr", experts, odds)
+            square = (experts * odds[..., None]).swapaxes(1, 2) @ experts  # [N, R, R]
+            spread = square - mean[:, :, None] * mean[:, None, :]  # covariance of the basis
+            gradient += np.einsum("njr,nr->j", chosen, mean - basis.T[coded]) / len(target)
+            curvature += np.einsum("njr,nrs,nks->jk", chosen, spread, chosen, optimize=True) / len(target)
         step = np.linalg.solve(curvature + ridge, gradient + ridge @ (weights - start))
         weights = np.clip(weights - step, 0.0, 2.0)
         if np.abs(step).max() < 5e-3:

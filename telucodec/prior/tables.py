@@ -1,22 +1,28 @@
 """The integers a table prior is made of, on disk beside the weights and by hash in every stream.
 
+Codewords are put in an order of their own, in which neighbors follow the same contexts, and cut into
+G groups of S: a code is coded as the group of its *symbol*, ``symbols[q, code]``, and its place in it.
+
 A code of stage q is predicted from up to J *contexts*: codes of stage ``stages[q, j]``,
 ``offsets[q, j]`` frames away, that are known by then. Each context maps its codeword, or the
 absence of one outside the packet, to a class, and each class to a vector of R integers. The
-vectors of all contexts add up to ``h``; the score of codeword k is
+vectors of all contexts add up to ``h``; column k, a symbol or behind these a group, has the score
 
     score[k] = bias[q, k] + sum_r h[r] * basis[q, r, k]        in units of 2 ** -fractions[q] bits
 
-and its weight ``powers[(max score - score[k]) >> (fractions[q] - STEP_BITS)]``: a log-linear mixture of
-experts, one per context, whose tables of log-probability ratios are factorized to rank R.
-Everything is an integer, and `Tables` refuses numbers with which any sum could reach 2 ** 23, so
-that float32 arithmetic on them is exact in any order of summation, on any machine.
+and among the groups, or among the symbols of one of them, the weight ``powers[(max score - score[k]) >>
+(fractions[q] - STEP_BITS)]``: a log-linear mixture of experts, one per context, whose tables of
+log-probability ratios are factorized to rank R. Everything is an integer, and `Tables` refuses numbers with
+which any sum could reach 2 ** 23, so that float32 arithmetic on them is exact in any order of summation, on
+any machine.
 
-Shapes: Q codebooks (stages), K codewords, J contexts, C classes, R rank.
+Shapes: Q codebooks (stages), K codewords, G groups of S, J contexts, C classes, R rank.
 """
 
 import hashlib
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -37,16 +43,54 @@ _DTYPES = {
     "offsets": np.int8,
     "classes": np.uint8,
     "vectors": np.int16,
+    "symbols": np.uint8,  # of up to 256 codewords, see `symbol_dtype`
     "basis": np.int8,
     "bias": np.int32,
     "fractions": np.uint8,
     "powers": np.int32,
 }
+_AXES = {
+    "stages": 2,
+    "offsets": 2,
+    "classes": 3,
+    "vectors": 4,
+    "symbols": 2,
+    "basis": 3,
+    "bias": 2,
+    "fractions": 1,
+    "powers": 1,
+}
+_UNREADABLE = (  # what numpy and the library raise for a damaged file
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def group_size(codebook_size: int) -> int:
+    """S of a group of symbols: the least power of two whose square is at least K."""
+    return 1 << ((codebook_size - 1).bit_length() + 1) // 2
+
+
+def n_groups(codebook_size: int) -> int:
+    """G groups of symbols, the last of them perhaps short."""
+    return -(-codebook_size // group_size(codebook_size))
 
 
 def stage_dtype(n_stages: int) -> type[np.int8] | type[np.int16]:
     """Of the numbers of so many stages."""
     return np.int8 if n_stages <= np.iinfo(np.int8).max + 1 else np.int16
+
+
+def symbol_dtype(codebook_size: int) -> type[np.uint8] | type[np.uint16]:
+    """Of the numbers of so many symbols."""
+    return np.uint8 if codebook_size <= np.iinfo(np.uint8).max + 1 else np.uint16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,10 +101,11 @@ class Tables:
     offsets: NDArray[np.int8]  # [Q, J] frames from the code that is predicted; negative: earlier
     classes: NDArray[np.uint8]  # [Q, J, K + 1] of each codeword, and last of no codeword
     vectors: NDArray[np.int16]  # [Q, J, C, R]
-    basis: NDArray[np.int8]  # [Q, R, K]
-    bias: NDArray[np.int32]  # [Q, K]
+    symbols: NDArray[np.uint8 | np.uint16]  # [Q, K] of each codeword
+    basis: NDArray[np.int8]  # [Q, R, K + G] of symbols, then of groups
+    bias: NDArray[np.int32]  # [Q, K + G]
     fractions: NDArray[np.uint8]  # [Q] binary digits of the scores' fraction
-    powers: NDArray[np.int32]  # [S] weights of a score 0, 1, .. S - 1 steps below the best, falling, last 1
+    powers: NDArray[np.int32]  # [P] weights of a score 0, 1, .. P - 1 steps below the best, falling, last 1
 
     def __post_init__(self) -> None:
         complaint = self._complaint()
@@ -73,11 +118,12 @@ class Tables:
 
     @property
     def codebook_size(self) -> int:
-        return len(self.basis[0, 0])
+        return len(self.symbols[0])
 
     @property
     def _dtypes(self) -> dict[str, type]:
-        return {**_DTYPES, "stages": stage_dtype(len(self.basis))}
+        symbols = symbol_dtype(self.codebook_size)
+        return {**_DTYPES, "stages": stage_dtype(len(self.basis)), "symbols": symbols}
 
     @cached_property
     def hash(self) -> bytes:
@@ -109,20 +155,21 @@ class Tables:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _DTYPES}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise ModelError(f"cannot read the entropy tables {path}: {error}; fit them again") from error
         return cls(**arrays)
 
     def _complaint(self) -> str | None:
+        axes = {name: getattr(self, name).ndim for name in _AXES}
+        if axes != _AXES or not len(self.symbols):
+            return f"axes of arrays are {axes}; expected {_AXES}, and a stage"
         for name, dtype in self._dtypes.items():
             array = getattr(self, name)
             if array.dtype != dtype:
                 return f"{name} is {array.dtype}; expected {np.dtype(dtype)}"
-        if self.basis.ndim != 3 or self.vectors.ndim != 4:
-            return f"basis has {self.basis.ndim} axes and vectors {self.vectors.ndim}; expected 3 and 4"
-        n_stages, rank, size = self.basis.shape
-        if not 1 <= size <= 1 << 16 or n_stages < 1:
-            return f"basis is for {n_stages} stages of {size} codewords"
+        (n_stages, size), rank = self.symbols.shape, self.basis.shape[1]
+        if not 1 <= size <= 1 << 16:
+            return f"symbols are of {size} codewords"
         n_contexts, n_classes = self.vectors.shape[1:3]
         if not n_contexts or not n_classes:
             return "no stage has a context"
@@ -131,7 +178,8 @@ class Tables:
             "offsets": (n_stages, n_contexts),
             "classes": (n_stages, n_contexts, size + 1),
             "vectors": (n_stages, n_contexts, n_classes, rank),
-            "bias": (n_stages, size),
+            "basis": (n_stages, rank, size + n_groups(size)),
+            "bias": (n_stages, size + n_groups(size)),
             "fractions": (n_stages,),
             "powers": (self.powers.size,),
         }
@@ -143,6 +191,8 @@ class Tables:
     def _complaint_about_values(self) -> str | None:
         if self.classes.size and int(self.classes.max()) >= self.vectors.shape[2]:
             return f"class {int(self.classes.max())} of {self.vectors.shape[2]}"
+        if (np.sort(self.symbols, axis=1) != np.arange(self.codebook_size)).any():
+            return "symbols of a stage are not each number once"
         falling = bool((np.diff(self.powers) <= 0).all())
         if not (len(self.powers) and falling and self.powers[-1] == 1 and self.powers[0] <= 1 << 20):
             return "powers do not fall from at most 2 ** 20 to 1"
