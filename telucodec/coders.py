@@ -116,6 +116,7 @@ class Rates:
 
     kbps: list[float]  # the first 1 to Q stages for every frame
     prices: list[tuple[float, float]]  # price of a bit, and the rate of frames of variable depth at it
+    left: list[float]  # share of the latents' energy after 0 to Q stages; empty if not measured
 
 
 @lru_cache(maxsize=4)
@@ -125,7 +126,8 @@ def measured_rates(model_folder: Path) -> Rates:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         prices = [(float(price), float(rate)) for price, rate in found.get("prices", [])]
-        return Rates([float(rate) for rate in found["kbps"]], prices)
+        left = [float(share) for share in found.get("left", [])]
+        return Rates([float(rate) for rate in found["kbps"]], prices, left)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} is missing or damaged: {error}; fit the tables again: telucodec fit-entropy"

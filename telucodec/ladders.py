@@ -197,6 +197,11 @@ class DepthLadder:
         found: NDArray[np.float64] = self._steps(step)[1][rung - step * N_FINE]
         return found
 
+    def price_within(self, budget: float) -> float:
+        """About the price at which all packets are estimated at ``budget`` bits."""
+        bits, prices = self._coarse.sum(axis=1), self._prices[::N_FINE]  # the one falls, the other rises
+        return float(np.exp(np.interp(-budget, -bits, np.log(prices))))
+
     def cheapest(self, places: NDArray[np.int64], budget: float) -> int:
         """See `Ladder.cheapest`."""
         step = max(0, _first_within(self._coarse[:, places], budget) - 1)

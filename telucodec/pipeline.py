@@ -30,6 +30,7 @@ from telucodec.decoding import FILE_FRAMES
 from telucodec.errors import BitstreamError, ConfigError, ModelError, TelucodecError
 from telucodec.files import check_readable, check_writable, read_blocks, replacing
 from telucodec.model.codec import Codec, load_codec
+from telucodec.model.lattice import LatticeQuantizer
 from telucodec.pipes import BLOCK_BYTES, PcmFormat, read_pcm, read_some, read_wav_start, wav_start
 from telucodec.streaming import StreamDecoder, StreamEncoder
 
@@ -137,9 +138,26 @@ def choose_device(name: str) -> str:
     return name
 
 
-def open_codec(name_or_folder: str = DEFAULT_MODEL, *, device: str = "auto") -> Codec:
-    """Load weights by shipped name or folder, ready to encode and decode on ``device``."""
-    return load_codec(find_model(name_or_folder), device=choose_device(device))
+def open_codec(
+    name_or_folder: str = DEFAULT_MODEL, *, device: str = "auto", search_width: int | None = None
+) -> Codec:
+    """Load weights by shipped name or folder, ready to encode and decode on ``device``.
+
+    Args:
+        search_width: paths that the search for codes keeps open, in place of the model's own number.
+
+    Raises:
+        ModelError: no such weights, or damaged ones.
+        ConfigError: no such device, or a model whose codes are not searched for.
+    """
+    codec = load_codec(find_model(name_or_folder), device=choose_device(device))
+    if search_width is not None:
+        if isinstance(codec.quantizer, LatticeQuantizer):
+            raise ConfigError(
+                f"the codes of {name_or_folder} are known without a search; leave its width out"
+            )
+        codec.quantizer.search_width = search_width
+    return codec
 
 
 def check_options(codec: Codec, options: EncodeOptions) -> None:

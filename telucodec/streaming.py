@@ -37,6 +37,7 @@ from telucodec.model.postfilter import filter_of
 from telucodec.nn.recorded import Recorded
 from telucodec.prior.layered import N_BASE
 from telucodec.refining import Refiner, refinement_of
+from telucodec.searching import build_searcher, waiting
 
 LIVE_FRAMES = 1
 HELD_FRAMES = 30_000  # over which bits are allocated where a stream is held back, 10 minutes
@@ -106,6 +107,12 @@ class StreamEncoder:
             codes_at=self._codes_at if is_stepped else None,
             refiner=self._refiner,
         )
+        self._searcher = None
+        if self._is_held and plan.entropy == "variable" and isinstance(self._analysis, Analysis):
+            assert plan.kbps is not None
+            self._searcher = build_searcher(
+                self._analysis, codec.folder, self._n_codebooks, plan.kbps, config.frame_rate_hz
+            )
         self._held: list[Frames] = []  # packets not coded yet
         self._pending = np.zeros(_group_frames(frames_per_packet) * config.hop, dtype=np.float32)
         self._n_pending = 0
@@ -201,18 +208,29 @@ class StreamEncoder:
         sizes = [packet.codes.shape[1] for packet in self._held]
         n_beyond = 0 if n_padding is None else n_padding + self.header.delay  # samples after the signal's end
         seconds = (sum(sizes) * self.header.hop - n_beyond) / self.header.sample_rate_hz
-        payloads = self._allocator.payloads(self._held, seconds)
-        self._held = []
+        packets, self._held = self._held, []
+        payloads = self._payloads(packets, seconds)
         last = len(payloads) - 1
         return b"".join(
             self._writer.coded_packet(n_frames, payload, n_padding if number == last else None)
             for number, (n_frames, payload) in enumerate(zip(sizes, payloads, strict=True))
         )
 
+    def _payloads(self, packets: list[Frames], seconds: float) -> list[bytes]:
+        if self._searcher is None:
+            return self._allocator.payloads(packets, seconds)
+        payloads = self._allocator.payloads(self._searcher.searched(packets, seconds), seconds)
+        if self._searcher.is_short(payloads, seconds):
+            payloads = self._allocator.payloads(self._searcher.searched_whole(packets), seconds)
+        return payloads
+
     @torch.inference_mode()
     def _analyzed(self, samples: Samples) -> Frames:
-        """Codes and errors of the next whole frames, ``[L * hop]``."""
+        """Codes and errors of the next whole frames, ``[L * hop]``; latents alone if the codes can wait."""
         wav = torch.from_numpy(samples[None, None]).to(self._like.device)  # [1, 1, T]
+        if self._searcher is not None:
+            latents, self._state = self._searcher.analysis.encoder.step(wav, self._state)
+            return waiting(latents.cpu().numpy()[0].copy())
         (latents, codes, errors), self._state = self._analysis.step(wav, self._state)
         # Copies: small tensors kept between large ones that come and go would let the heap grow.
         is_lattice = isinstance(self._codec.quantizer, LatticeQuantizer)

@@ -10,13 +10,17 @@ from typer.testing import CliRunner
 
 from telucodec.bitstream.container import summarize
 from telucodec.cli import app
+from telucodec.coders import measured_rates
 from telucodec.config import DataConfig, QuantizerConfig
 from telucodec.evaluate.waveform import snr_db
+from telucodec.ladders import FIRST_STEP, N_STEPS
 from telucodec.model.codec import build_codec, load_codec, save_codec
 from telucodec.prior.coder import EntropyCoder
+from telucodec.prior.layered import REFINEMENT_TABLES
+from telucodec.prior.tables import TABLES, Tables
 from telucodec.streaming import StreamDecoder, StreamEncoder
 from telucodec.train.data import load_corpus
-from telucodec.train.entropy import encoded_clips
+from telucodec.train.entropy import encoded_clips, refinement_codes
 
 
 @pytest.fixture
@@ -46,6 +50,25 @@ def test_the_command_writes_tables_that_code_what_the_codec_encodes(weights, aud
     data = coder.encode(packet)
     np.testing.assert_array_equal(coder.decode(data, *packet.shape), packet)
     assert len(data) < packet.size * 5 / 8
+    left = measured_rates(weights).left
+    errors = [clip.errors for clip in encoded_clips(load_codec(weights), corpus, max_minutes=1, seed=0)]
+    energies = np.concatenate(errors, axis=1).sum(axis=1)  # too few clips to hold some out
+    np.testing.assert_allclose(left, energies / energies[0], rtol=1e-3)
+    refinement = Tables.load(weights / REFINEMENT_TABLES)
+    assert (refinement.symbols == np.arange(256)).all()  # of a lattice
+    assert (Tables.load(weights / TABLES).symbols != np.arange(32)).any()
+
+
+def test_refinements_are_counted_at_all_steps_that_files_may_take(weights, audio):
+    codec, corpus = load_codec(weights), load_corpus(audio, 16_000, DataConfig())
+    steps = set()
+    for seed in range(20):
+        clips = refinement_codes(
+            codec, corpus, np.array([5.0, 10.0, 15.0]), [(1.0, 2.0), (0.1, 8.0)], max_minutes=1, seed=seed
+        )
+        steps |= {int(codes[0].min()) for codes in clips}
+    assert min(steps) < FIRST_STEP + 8
+    assert FIRST_STEP + N_STEPS - 8 < max(steps) < FIRST_STEP + N_STEPS
 
 
 def test_no_more_clips_are_encoded_than_the_minutes_asked_for(weights, audio):

@@ -51,7 +51,8 @@ def timeless(results):
     ]
 
 
-def test_several_processes_give_the_same_results_in_the_same_order(codec, corpus):
+def test_several_processes_give_the_same_results_in_the_same_order(codec, corpus, monkeypatch):
+    monkeypatch.setattr(codec.quantizer, "search_width", 1)  # not what the weights say
     clips = find_clips([corpus])
     plan = Plan(rates=(0.5, 2.0), metrics=QUICK)
     alone = list(evaluate(codec, clips, plan))
@@ -74,6 +75,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(codec, corpus, tmp_path, mo
     assert again[:3] == kept  # times too: not measured again
     monkeypatch.setattr("telucodec.evaluate.runner.Bench.code", None)  # from now on nothing may be measured
     assert list(evaluate(codec, clips, plan, resume=rows_file))[:6] == again[:6]
+
+
+def test_rows_of_another_search_are_refused(codec, corpus, tmp_path, monkeypatch):
+    clips, plan = find_clips([corpus / "en"]), Plan(rates=(2.0,), metrics=("snr_db",))
+    list(evaluate(codec, clips, plan, resume=tmp_path / "rows.jsonl"))
+    monkeypatch.setattr(codec.quantizer, "search_width", 1)
+    with pytest.raises(TelucodecError, match=r"rows of other settings .*search_width.*name another file"):
+        list(evaluate(codec, clips, plan, resume=tmp_path / "rows.jsonl"))
 
 
 def test_a_rate_added_later_is_all_that_is_measured(codec, corpus, tmp_path):

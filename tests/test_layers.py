@@ -18,7 +18,7 @@ FLOOR = {  # a room may import rooms on a lower floor, and itself
     "audio": 2, "pipes": 2, "frames": 2, "spectral": 2, "nn": 2, "bitstream": 2,
     "model": 3, "prior": 3,
     "backends": 4, "coders": 4, "ladders": 4,
-    "allocation": 5, "refining": 5, "truncate": 5,
+    "allocation": 5, "refining": 5, "searching": 5, "truncate": 5,
     "decoding": 6,
     "streaming": 7,
     "pipeline": 8,

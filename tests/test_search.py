@@ -103,8 +103,9 @@ def test_every_vector_is_searched_for_itself(width):
     assert found(vectors[:0], codebooks, width).shape == (5, 0)
 
 
-@pytest.mark.parametrize("n_codebooks", [4, 7, 16])
-def test_the_second_half_of_the_stages_is_searched_with_half_as_many_paths(n_codebooks):
+@pytest.mark.parametrize("n_codebooks", [4, 7, 12, 16])
+@pytest.mark.parametrize("least", [None, -torch.inf])
+def test_later_stages_are_searched_with_fewer_paths(n_codebooks, least):
     vectors, codebooks = draw(n_codebooks, 64)
     sizes = []
 
@@ -113,10 +114,61 @@ def test_the_second_half_of_the_stages_is_searched_with_half_as_many_paths(n_cod
             sizes.append(len(vectors))
             return super().forward(vectors)
 
-    search(vectors, codebooks, [Counted(codebook) for codebook in codebooks], 4)
-    n_wide = -(-n_codebooks // 2)
-    n_paths = [1] + [4] * n_wide + [2] * (n_codebooks - n_wide)  # that each stage begins with
-    assert sizes == [n * len(vectors) for n in n_paths[:n_codebooks]]
+    fits = [Counted(codebook) for codebook in codebooks]
+    search(vectors, codebooks, fits, 4, None if least is None else [least] * n_codebooks)
+    n_wide = 0 if least is None else -(-n_codebooks // 6)  # where vectors may end early
+    n_usual = -(-n_codebooks // 2) - n_wide
+    n_kept = [8] * n_wide + [4] * n_usual + [2] * (n_codebooks - n_wide - n_usual)
+    assert sizes == [n * len(vectors) for n in [1, *n_kept[:-1]]]
+
+
+def limited(vectors, codebooks, least):
+    return search(vectors, codebooks, [Fit(codebook) for codebook in codebooks], 4, least)
+
+
+def test_a_vector_ends_where_two_stages_take_too_little_off():
+    vectors, codebooks = draw(8, 64, n_vectors=200)
+    least = [-torch.inf] * 2 + [0.01] * 6
+    whole, short = limited(vectors, codebooks, [-torch.inf] * 8), limited(vectors, codebooks, least)
+    fall = short.errors[1:] - short.errors[:-1]
+    depths = 8 - (fall.flip(0) != 0).int().argmax(dim=0)
+    assert depths.min() >= 3
+    assert depths.max() == 8
+    assert len(depths.unique()) >= 4
+    for place, depth in enumerate(depths.tolist()):
+        assert not short.codes[depth:, place].any()
+        if depth == 8:
+            assert torch.equal(short.codes[:, place], whole.codes[:, place])
+    assert 0 < (short.errors[-1] - whole.errors[-1]).mean() < 0.01
+    left = [
+        torch.where(stage < depths, 1.0, 0.0)[:, None] * c[q]
+        for stage, (c, q) in enumerate(zip(codebooks, short.codes, strict=True))
+    ]
+    torch.testing.assert_close(short.errors[-1], (vectors - sum(left)).square().sum(dim=1))
+
+
+def test_a_vector_that_a_stage_makes_worse_does_not_end():
+    vectors, codebooks = draw(8, 64)
+    quiet = 0.05 * vectors  # nearer to zero than to any of the first codewords
+    whole = limited(quiet, codebooks, [-torch.inf] * 8)
+    rises = whole.errors[1] > whole.errors[0]
+    assert rises.all()
+    found = limited(quiet, codebooks, [-torch.inf] * 2 + [1e-6] * 6)
+    assert torch.equal(found.codes, whole.codes)
+    worthless = limited(quiet, codebooks, [-torch.inf] * 2 + [100.0] * 6)  # more than all of their errors
+    assert not worthless.codes[3:].any()
+
+
+def test_vectors_that_end_early_are_searched_for_themselves():
+    vectors, codebooks = draw(8, 64, n_vectors=60)
+    least = [-torch.inf] * 2 + [0.06] * 6
+    together = limited(vectors, codebooks, least)
+    alone = [limited(vector[None], codebooks, least) for vector in vectors]
+    assert torch.equal(together.codes, torch.cat([found.codes for found in alone], dim=1))
+    torch.testing.assert_close(together.errors, torch.cat([found.errors for found in alone], dim=1))
+    none = limited(vectors, codebooks, [torch.inf] * 8)
+    assert not none.codes[1:].any()
+    assert (none.errors[1:] == none.errors[1]).all()
 
 
 def test_fewer_stages_than_codebooks_give_as_many_codes():

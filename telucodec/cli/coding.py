@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from telucodec.cli.options import AsJson, Device, Entropy, Model, Overwrite, PacketFrames, Raw, Strict
+from telucodec.cli.options import (
+    AsJson,
+    Device,
+    Entropy,
+    Model,
+    Overwrite,
+    PacketFrames,
+    Raw,
+    SearchWidth,
+    Strict,
+)
 from telucodec.cli.results import show_reports
 from telucodec.cli.root import app
 from telucodec.screen import show_facts, warn_of_damage
@@ -24,6 +34,7 @@ def encode(
     codebooks: Annotated[int | None, typer.Option(help="Keep the first N codebooks; default: all.")] = None,
     entropy: Entropy = None,
     packet_frames: PacketFrames = 25,
+    search_width: SearchWidth = None,
     seek_table: Annotated[
         bool, typer.Option("--seek-table", help="End with a table of packet sizes.")
     ] = False,
@@ -46,7 +57,7 @@ def encode(
     from telucodec.pipes import PcmFormat
 
     jobs = [] if is_pipe else pipeline.encode_jobs(source, target, overwrite=overwrite)
-    codec = pipeline.open_codec(model, device=device)
+    codec = pipeline.open_codec(model, device=device, search_width=search_width)
     options = pipeline.EncodeOptions(
         n_codebooks=codebooks,
         kbps=kbps,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from telucodec.cli.options import AsJson, Device, Model, Overwrite
+from telucodec.cli.options import AsJson, Device, Model, Overwrite, SearchWidth
 from telucodec.cli.results import conclude, part
 from telucodec.cli.root import app
 from telucodec.screen import progress, remark, show_facts, show_table
@@ -92,6 +92,7 @@ def evaluate(
     resume: Resume = None,
     report: Report = None,
     report_clips: ReportClips = 10,
+    search_width: SearchWidth = None,
     model: Model = "speech-16k",
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -123,14 +124,13 @@ def evaluate(
         n_jobs=jobs or (default_jobs(len(clips)) if choose_device(device) == "cpu" else 1),
     )
     stored = anchors.read_stored(against_csv, (clip.name for clip in clips)) if against_csv else None
-    codec = open_codec(model, device=device)
+    codec = open_codec(model, device=device, search_width=search_width)
     results = runner.evaluate(codec, clips, plan, overwrite=overwrite, resume=resume)
     rows, failures = part(progress(results, len(clips) * len(plan.systems), "measuring"))
     rows += stored_rows(stored, rows) if stored else []
     show_rows(rows, as_json=as_json, is_full=snr or metrics != "fast")
     if report is not None and rows:
-        unusable = {failure.source for failure in failures}
-        heard = [clip for clip in clips if clip.path not in unusable]
+        heard = [clip for clip in clips if clip.path not in {failure.source for failure in failures}]
         write_page(report, codec, heard, plan, rows, report_clips)
     conclude(len(failures), len(clips))
 

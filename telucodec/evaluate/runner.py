@@ -124,7 +124,11 @@ def evaluate(
     """
     for rate in plan.rates:
         check_options(codec, EncodeOptions(kbps=rate))
-    settings = {"model_id": codec.model_id.hex(), "metrics": list(plan.metrics)}
+    settings = {
+        "model_id": codec.model_id.hex(),
+        "metrics": list(plan.metrics),
+        "search_width": codec.quantizer.search_width,
+    }
     stored = RowsFile(resume, settings) if resume is not None else None
     tasks = []
     for clip in clips:
@@ -141,11 +145,14 @@ def _setup(codec: Codec, plan: Plan) -> "Callable[[], Bench]":
         return lambda: Bench(codec, plan)
     if codec.folder is None:
         raise ValueError("several jobs load the weights from their folder, and this codec has none")
-    return partial(_open_bench, codec.folder, next(codec.parameters()).device.type, plan)
+    device = next(codec.parameters()).device.type
+    return partial(_open_bench, codec.folder, device, codec.quantizer.search_width, plan)
 
 
-def _open_bench(folder: Path, device: str, plan: Plan) -> "Bench":
-    return Bench(load_codec(folder, device=device), plan)
+def _open_bench(folder: Path, device: str, search_width: int, plan: Plan) -> "Bench":
+    codec = load_codec(folder, device=device)
+    codec.quantizer.search_width = search_width
+    return Bench(codec, plan)
 
 
 def _rows(

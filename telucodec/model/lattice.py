@@ -91,8 +91,9 @@ class LatticeQuantizer(ResidualVectorQuantizer):
         n_codebooks: int | None = None,
         *,
         stages: Sequence[Fit] | None = None,
+        least: Sequence[float] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `ResidualVectorQuantizer.encode_with_errors`; ``stages`` say nothing."""
+        """See `ResidualVectorQuantizer.encode_with_errors`; ``stages`` and ``least`` say nothing."""
         codes = self.encode(latents, n_codebooks)
         errors = [latents.square().sum(dim=1)] * 2  # the step alone takes nothing off
         residual = latents.float().clone()

@@ -41,8 +41,11 @@ class Analysis(nn.Module):
     def step(self, wav: Tensor, state: EncoderState) -> tuple[tuple[Tensor, Tensor, Tensor], EncoderState]:
         """``[B, 1, L * hop]`` to latents ``[B, D, L]``, codes ``[B, Q, L]`` and errors; the next state."""
         latents, state = self.encoder.step(wav, state)
-        codes, errors = self.quantizer.encode_with_errors(latents, self._n_codebooks, stages=self._fits)
-        return (latents, codes, errors), state
+        return (latents, *self.searched(latents)), state
+
+    def searched(self, latents: Tensor, least: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
+        """Latents ``[B, D, L]`` to codes and errors; see `ResidualVectorQuantizer.encode_with_errors`."""
+        return self.quantizer.encode_with_errors(latents, self._n_codebooks, stages=self._fits, least=least)
 
 
 class Synthesis(nn.Module):

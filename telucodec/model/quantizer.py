@@ -124,15 +124,17 @@ class ResidualVectorQuantizer(nn.Module):
         n_codebooks: int | None = None,
         *,
         stages: Sequence[Fit] | None = None,
+        least: Sequence[float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`encode`, and the squared error of each frame after 0 to Q' stages, ``[B, Q' + 1, L]``.
 
-        ``stages`` are those of `fits` for as many stages, and say how many if ``n_codebooks`` is None.
+        ``stages`` are those of `fits` for as many stages, and say how many if ``n_codebooks`` is None;
+        ``least`` says how far frames are searched, see `telucodec.model.search.search`.
         """
         stages = self.fits(n_codebooks) if stages is None else stages
         n_items, dim, n_frames = latents.shape
         vectors = latents.detach().float().transpose(1, 2).reshape(-1, dim)
-        found = search(vectors, self.codebooks.detach(), stages, self.search_width)
+        found = search(vectors, self.codebooks.detach(), stages, self.search_width, least)
         codes, errors = (part.view(len(part), n_items, n_frames).transpose(0, 1) for part in found)
         return codes, errors
 

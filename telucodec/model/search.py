@@ -10,7 +10,11 @@ Which sums are kept is judged with vectors and codewords rounded to bytes: .004 
 that processors make four times as fast and that are exact in any order, so that it makes no difference how
 they are made or how many vectors are searched at once. The errors of the paths are not rounded.
 
-Shapes: N vectors, D latent width, Q codebooks, K codewords, W paths kept.
+Where it is known what a bit may cost, vectors end where their error hardly falls any more. Part of what that
+saves goes into twice as many paths in the first stages, where a choice binds most of the others.
+
+Shapes: N vectors, M of them still searched, D latent width, Q codebooks, K codewords, W paths kept, W' at one
+stage.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +30,7 @@ from telucodec.nn.packed import Packed, can_pack
 LARGEST = 127  # of a signed byte
 N_ROWS = 16  # of the candidates laid out as a matrix, to look for the best column by column
 N_FEW = 4  # vectors for which looking through all is faster
+WIDE = 1 / 6  # of the stages keep twice as many paths where most vectors end early
 N_BLOCK = 256  # vectors that are searched at once at most, so that their sums stay in the cache
 
 
@@ -66,15 +71,24 @@ class Found(NamedTuple):
     errors: Tensor  # [Q + 1, N] squared error of each vector after 0 to Q stages
 
 
-def search(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: int) -> Found:
+def search(
+    vectors: Tensor,
+    codebooks: Tensor,
+    stages: Sequence[Fit],
+    width: int,
+    least: Sequence[float] | None = None,
+) -> Found:
     """Codes of vectors ``[N, D]`` whose codewords add up near to them.
 
     Args:
         codebooks: ``[Q, K, D]``, perhaps more than there are ``stages``, which say how many codes.
         width: W; the codes of fewer stages are then nearly, not exactly, the best for these alone.
+        least: squared error, ``[Q]``. A vector ends at a stage that leaves it less than that, or if it has
+            lost half of its energy and this stage and the one before took off less together. Behind that
+            its codes are 0 and its error stays.
     """
     blocks = torch.tensor_split(vectors, max(1, -(-len(vectors) // N_BLOCK)))
-    found = [_searched(block, codebooks, stages, width) for block in blocks]
+    found = [_searched(block, codebooks, stages, width, least) for block in blocks]
     return Found(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
 
 
@@ -107,35 +121,75 @@ def _multiplies_bytes() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_vnni"))
 
 
-def _searched(vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: int) -> Found:
-    n_vectors = len(vectors)
-    numbers = torch.arange(n_vectors, device=vectors.device)[:, None]
-    rows = numbers  # [N, 1] of `residual`, where the paths of each vector begin
-    residual = vectors  # [N * W, D], one path to begin with
-    errors = vectors.square().sum(dim=1, keepdim=True)  # [N * W, 1] squared
-    first = errors[:, 0]
-    n_paths = 1
-    steps: list[tuple[Tensor, Tensor, Tensor]] = []  # the path each path goes on from, its codeword and error
+class _Step(NamedTuple):
+    """One stage of a search."""
+
+    parent: Tensor  # [M, W'] the path each path goes on from
+    code: Tensor  # [M, W']
+    errors: Tensor  # [M, W']
+    going: Tensor | None  # which vectors are searched further; None: all
+
+
+def _searched(
+    vectors: Tensor, codebooks: Tensor, stages: Sequence[Fit], width: int, least: Sequence[float] | None
+) -> Found:
+    residual = vectors  # [M * W, D], one path to begin with
+    errors = vectors.square().sum(dim=1, keepdim=True)  # [M, W] squared
+    first = energy = two_before = before = errors[:, 0]  # the latter two: errors of the best paths
+    rows = torch.arange(len(vectors), device=vectors.device)[:, None]
+    steps: list[_Step] = []
     for stage, (codebook, fit) in enumerate(zip(codebooks, stages, strict=False)):
-        size = len(codebook)
-        is_late = 2 * stage >= len(stages)  # where half as many paths do
-        n_kept = min(-(-width // 2) if is_late else width, n_paths * size)
-        owed = errors.view(n_vectors, n_paths, 1) / 2
-        place = _largest(fit(residual).view(n_vectors, n_paths, size), owed, n_kept)
+        (n_vectors, n_paths), size = errors.shape, len(codebook)
+        n_kept = min(_n_kept(stage / len(stages), width, is_short=least is not None), n_paths * size)
+        place = _largest(fit(residual).view(n_vectors, n_paths, size), errors[..., None] / 2, n_kept)
         parent, code = place // size, place % size
-        left = residual.index_select(0, (parent + rows).flatten())
+        left = residual.index_select(0, (parent + n_paths * rows).flatten())
         residual = left.sub_(codebook.index_select(0, code.flatten()))
-        errors = residual.square().sum(dim=1, keepdim=True)
-        steps.append((parent, code, errors.view(n_vectors, n_kept)))
-        if n_kept != n_paths:
-            n_paths, rows = n_kept, n_kept * numbers
-    path = steps[-1][2].argmin(dim=1, keepdim=True)
+        errors = residual.square().sum(dim=1).view(n_vectors, n_kept)
+        going = None
+        if least is not None:
+            best = errors.amin(dim=1)
+            is_slow = (two_before - best < least[stage]) & (best < energy / 2)
+            going = (~is_slow & (best >= least[stage])).nonzero()[:, 0]
+            two_before, before = before, best
+        steps.append(_Step(parent, code, errors, going))
+        if going is not None and len(going) < n_vectors:
+            if not len(going):
+                break
+            residual = residual.view(n_vectors, -1).index_select(0, going).view(-1, residual.shape[1])
+            errors, energy = errors[going], energy[going]
+            two_before, before = two_before[going], before[going]
+            rows = rows[: len(going)]
+    return _traced(steps, first, len(stages))
+
+
+def _n_kept(progress: float, width: int, *, is_short: bool) -> int:
+    """Paths that are kept where ``progress`` of the stages were searched."""
+    if progress >= 0.5:
+        return -(-width // 2)
+    return 2 * width if is_short and progress < WIDE else width
+
+
+def _traced(steps: Sequence[_Step], first: Tensor, n_stages: int) -> Found:
+    """Codes and errors of the best path of each vector, followed back from where its search ended."""
+    path = steps[-1].errors.argmin(dim=1, keepdim=True)
     codes, after = [], []
-    for parent, code, errors in reversed(steps):
-        codes.append(code.gather(1, path)[:, 0])
-        after.append(errors.gather(1, path)[:, 0])
-        path = parent.gather(1, path)
-    return Found(torch.stack(codes[::-1]), torch.stack([first, *after[::-1]]))
+    for number, step in reversed(list(enumerate(steps))):
+        if step.going is not None and number + 1 < len(steps):
+            path = step.errors.argmin(dim=1, keepdim=True).index_copy_(0, step.going, path)
+        codes.append(step.code.gather(1, path)[:, 0])
+        after.append(step.errors.gather(1, path)[:, 0])
+        path = step.parent.gather(1, path)
+    if all(step.going is None for step in steps):  # shapes are known, as recordings need them
+        return Found(torch.stack(codes[::-1]), torch.stack([first, *after[::-1]]))
+    found = Found(first.new_zeros(n_stages, len(first), dtype=torch.int64), first.repeat(n_stages + 1, 1))
+    places = torch.arange(len(first), device=first.device)
+    for number, step in enumerate(steps):
+        found.codes[number, places] = codes[-1 - number]
+        found.errors[number + 1 :, places] = after[-1 - number]
+        if step.going is not None:
+            places = places[step.going]
+    return found
 
 
 def _largest(scores: Tensor, owed: Tensor, n: int) -> Tensor:

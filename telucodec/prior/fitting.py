@@ -9,7 +9,7 @@ For every stage and each of its contexts, in this order:
    information-theoretic feature clustering algorithm", JMLR 3, eq. 12).
 3. Smooth each class's counts by the stage's own distribution; the expert is the log of their ratio.
 4. Put codewords that follow the same classes side by side, in groups: halves along the direction in which
-   experts differ most, and halves of these.
+   experts differ most, and halves of these. Those of a lattice lie so already, nearest to zero first.
 5. Factorize all experts of the stage together to rank R, of groups and of codewords inside their group,
    weighted so that the squared error approximates the bits lost.
 6. Weigh the experts by Newton's method on packets whose counts were held out: contexts overlap,
@@ -89,6 +89,7 @@ def fit_tables(
     n_classes: int = N_CLASSES,
     rank: int = RANK,
     contexts: Sequence[Sequence[Context]] | None = None,
+    is_ordered: bool = False,
 ) -> Tables:
     """Integer tables for codes like these; a few seconds per stage and hour of speech.
 
@@ -99,6 +100,7 @@ def fit_tables(
         n_classes: of the codewords of one context of stage 0, at most 254; later stages have fewer.
         rank: R of the experts of one stage together.
         contexts: of each stage, by which its codes are predicted; the stages just before it if None.
+        is_ordered: codewords that follow alike have neighboring numbers, which are kept as symbols.
 
     Raises:
         DataError: no frames, clips that differ in Q, or a code that is not below ``codebook_size``.
@@ -119,7 +121,7 @@ def fit_tables(
         stages[stage, : len(pairs)] = [source for source, _ in pairs]
         offsets[stage, : len(pairs)] = [offset for _, offset in pairs]
         used, n_own = slice(len(pairs)), min(n_classes, max(FEWEST_CLASSES, n_classes >> stage))
-        found = _fit_stage(frames, stage, pairs, codebook_size, n_own, rank)
+        found = _fit_stage(frames, stage, pairs, codebook_size, n_own, rank, is_ordered=is_ordered)
         classes[stage, used], symbols[stage], vectors[stage, used, : n_own + 1] = found[:3]
         basis[stage], bias[stage] = found[3:]
         log.info("entropy tables: stage %d of %d", stage + 1, n_stages)
@@ -166,7 +168,14 @@ def _contexts(stage: int) -> list[Context]:
 
 
 def _fit_stage(
-    frames: _Frames, stage: int, pairs: Sequence[Context], size: int, n_classes: int, rank: int
+    frames: _Frames,
+    stage: int,
+    pairs: Sequence[Context],
+    size: int,
+    n_classes: int,
+    rank: int,
+    *,
+    is_ordered: bool,
 ) -> tuple[NDArray[np.uint8], Indices, Floats, Floats, Floats]:
     """Classes ``[J, K + 1]``, symbols ``[K]``, vectors ``[J, C + 1, R]``, basis ``[R, K + G]`` and bias.
 
@@ -186,7 +195,7 @@ def _fit_stage(
         for row, chosen in enumerate((is_counted, slice(None))):
             pair = seen[-1][chosen] * size + target[chosen]
             counts[row, j] = np.bincount(pair, minlength=(n_classes + 1) * size).reshape(-1, size)
-    order = _order(counts[0], own, rank)
+    order = np.arange(size) if is_ordered else _order(counts[0], own, rank)
     symbols = order.argsort()
     counts, own, target = counts[..., order], own[order], symbols[target]
     weights = np.full(len(pairs), len(pairs) ** -0.5)

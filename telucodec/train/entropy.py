@@ -5,8 +5,9 @@ Shapes: Q codebooks, L frames.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from telucodec.decoding import FILE_FRAMES
 from telucodec.errors import DataError
 from telucodec.files import replacing
 from telucodec.frames import pad_to_frames
-from telucodec.ladders import Frames
+from telucodec.ladders import FIRST_STEP, N_STEPS, Frames
 from telucodec.model.codec import Codec, load_codec
 from telucodec.model.lattice import LatticeQuantizer, step_for
 from telucodec.prior.coder import EntropyCoder
@@ -36,10 +37,10 @@ log = logging.getLogger(__name__)
 
 N_PRICES = 40
 N_MEASURED = 24  # numbers of stages
-N_CLASSES, RANK = 32, 12  # of the tables of a lattice quantizer, which has many stages
+N_CLASSES, RANK = 30, 12  # of the tables of a lattice quantizer, which has many stages
 SNRS_DB = 16.0, 40.0  # range of what its step is drawn from, for each clip
 REFINED_RANGE_KBPS = REFINED_KBPS, 12.0  # rates at which refinements are counted
-STEPS = 136, 184  # range of what their steps are drawn from
+STEPS = FIRST_STEP, FIRST_STEP + N_STEPS  # range of what their steps are drawn from: all that files may take
 MINUTES = 150.0  # of audio; from 30 to 133 minutes, the codes of unseen speakers shrink by 2.4 %
 
 
@@ -81,16 +82,18 @@ def write_entropy(
     packets = [packet for clip in unseen for packet in _packets(clip)]
     rate_hz = codec.config.frame_rate_hz
     rates = stage_rates(EntropyCoder.from_tables(tables), packets, rate_hz)
+    found: dict[str, Any] = {"kbps": rates}
     prices = []  # a lattice quantizer has steps in place of frames of variable depth
     if not isinstance(codec.quantizer, LatticeQuantizer):
         prices = price_rates(EntropyCoder.from_tables(tables, is_variable=True), packets, rates, rate_hz)
+        found |= {"prices": prices, "left": shares_left(packets)}
     tables.save(folder / TABLES)
     if prices:
         bits = np.array(rates) * 1000 / rate_hz
         codes = refinement_codes(codec, corpus, bits, prices, max_minutes=max_minutes, seed=seed)
         _fitted_lattice(codes, refinement_of(codec).quantizer).save(folder / REFINEMENT_TABLES)
     with replacing(folder / RATES) as temporary:
-        temporary.write_text(json.dumps({"kbps": rates, "prices": prices}) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
     log.info("entropy tables: %d clips counted, all stages take %.2f kbps", len(clips), rates[-1])
     return tables
 
@@ -103,7 +106,9 @@ def _fitted(codes: list[Codes], codec: Codec) -> Tables:
 
 def _fitted_lattice(codes: list[Codes], quantizer: LatticeQuantizer) -> Tables:
     contexts, size = quantizer.contexts(), len(quantizer.points)
-    return fit_tables(codes, codebook_size=size, contexts=contexts, n_classes=N_CLASSES, rank=RANK)
+    return fit_tables(
+        codes, codebook_size=size, contexts=contexts, n_classes=N_CLASSES, rank=RANK, is_ordered=True
+    )
 
 
 def refinement_codes(
@@ -171,6 +176,12 @@ def price_rates(
             found.append((float(f"{price:.4g}"), rate))
         price /= 2
     return found
+
+
+def shares_left(packets: Sequence[Frames]) -> list[float]:
+    """Share of the latents' energy that the first 0 to Q stages leave, the mean over energy."""
+    energies = np.concatenate([packet.errors for packet in packets], axis=1).sum(axis=1, dtype=np.float64)
+    return [float(f"{share:.4g}") for share in energies / max(energies[0], 1e-12)]
 
 
 def _packets(clip: Frames) -> list[Frames]:
