@@ -191,7 +191,7 @@ def worn_clip(request):
     return request.param, worn(CLIPS / f"{request.param}.flac")
 
 
-COMPILED = ("f0_error_cents", "voicing_error")  # the first call on a machine compiles for half a minute
+COMPILED = ("f0_error_cents", "voicing_error", "visqol")  # a first call compiles for 10 to 30 s
 
 
 @pytest.mark.parametrize(

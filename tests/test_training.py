@@ -571,7 +571,7 @@ def test_a_poisoned_batch_is_skipped_and_named_and_never_saved(speech, tmp_path,
         pytest.param("snr_db@2", (1.0, 2.0, 3.0), 6, id="snr-rises"),
         pytest.param("snr_db@2", (1.0, 3.0, 2.0), 3, id="snr-falls-again", marks=pytest.mark.slow),
         pytest.param("snr_db@2", (9.0, 5.0, 7.0), 6, id="start-was-best-but-is-no-checkpoint"),
-        pytest.param("mel@2", (3.0, 1.0, 2.0), 3, id="mel-rises-again"),
+        pytest.param("mel@2", (3.0, 1.0, 2.0), 3, id="mel-rises-again", marks=pytest.mark.slow),
     ],
 )
 def test_the_best_checkpoint_is_of_the_step_that_was_validated_best(
