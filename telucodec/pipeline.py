@@ -148,7 +148,7 @@ def open_codec(
 
     Raises:
         ModelError: no such weights, or damaged ones.
-        ConfigError: no such device, or a model whose codes are not searched for.
+        ConfigError: no such device, a width below 1, or a model whose codes are not searched for.
     """
     codec = load_codec(find_model(name_or_folder), device=choose_device(device))
     if search_width is not None:
@@ -156,6 +156,8 @@ def open_codec(
             raise ConfigError(
                 f"the codes of {name_or_folder} are known without a search; leave its width out"
             )
+        if search_width < 1:
+            raise ConfigError(f"the search width is {search_width}; expected 1 path or more")
         codec.quantizer.search_width = search_width
     return codec
 

@@ -7,8 +7,12 @@ import pytest
 import soundfile
 import torch
 
+from telucodec.audio import read_audio
 from telucodec.config import ModelConfig, QuantizerConfig
 from telucodec.model.codec import Codec, build_codec, load_codec, save_codec
+from telucodec.pipeline import open_codec
+
+CLIPS = Path(__file__).parents[1] / "data" / "clips"
 
 TINY = ModelConfig(
     width=8,
@@ -52,6 +56,18 @@ def other_model_folder(tmp_path_factory) -> Path:
 def codec(model_folder) -> Codec:
     """The codec of `model_folder`, ready to encode and decode."""
     return load_codec(model_folder)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Codec:
+    """The codec of `speech-16k`, ready to encode and decode."""
+    return open_codec("speech-16k", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    """Three seconds of a Telugu speaker who was not trained on, 16 kHz, ``[T]``."""
+    return read_audio(CLIPS / "te-cv-42973999.flac", 16_000)[0][0].numpy()
 
 
 @pytest.fixture

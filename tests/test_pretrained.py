@@ -30,11 +30,6 @@ GOLDEN = Path(__file__).parent / "golden" / "te-cv-42973999.codes"  # by 0.9.0, 
 REFINED = GOLDEN.with_name("te-cv-42973999-refined.codes")  # by 0.10.0, at the same rate
 
 
-@pytest.fixture(scope="module")
-def shipped():
-    return open_codec("speech-16k", device="cpu")
-
-
 def snr_of(codec, wav_path):
     reference, _ = read_audio(CLIP, 16_000)
     estimate, _ = read_audio(wav_path, 16_000)
@@ -87,6 +82,11 @@ def test_more_paths_sound_better(shipped, tmp_path):
         decode_file(shipped, coded, wav)
         figures.append(snr_of(shipped, wav))
     assert figures[1] > figures[0] + 0.3
+
+
+def test_a_search_without_a_path_is_refused():
+    with pytest.raises(ConfigError, match="search width is 0; expected 1 path or more"):
+        open_codec("speech-16k", search_width=0)
 
 
 def test_a_width_is_refused_where_nothing_is_searched():

@@ -1,7 +1,6 @@
 """The second layer of high rates: coefficients that add up, packets of two layers, shares of a rate."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from test_fuzz import MAX_SAMPLES, mutated
 from test_tables import CODES, small_tables
 
 from telucodec.allocation import plan_stages
-from telucodec.audio import read_audio
 from telucodec.bitstream.coder import ENTROPY_MODES
 from telucodec.bitstream.container import HEADER_BYTES, PacketWriter, summarize
 from telucodec.bitstream.parser import StreamParser
@@ -30,7 +28,6 @@ from telucodec.streaming import StreamDecoder, StreamEncoder
 from telucodec.truncate import truncate_file
 
 HOP, N = 80, 24
-CLIP = Path(__file__).parents[1] / "data" / "clips" / "te-cv-42973999.flac"
 BASE = EntropyCoder.from_tables(small_tables(), is_variable=True)
 BEHIND = EntropyCoder.from_tables(small_tables(size=33))
 CODER = LayeredCoder(BASE, BEHIND)
@@ -45,16 +42,6 @@ def noise(n_frames=12, seed=0, level=0.1):
 @pytest.fixture(scope="module")
 def refinement():
     return Refinement(hop=HOP, n_refined=N)
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    return open_codec("speech-16k", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return read_audio(CLIP, 16_000)[0][0].numpy()
 
 
 def residuals(refinement, wav, decoded):

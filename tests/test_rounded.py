@@ -10,17 +10,11 @@ from streaming import in_chunks
 from telucodec.audio import read_audio
 from telucodec.model import live
 from telucodec.nn.rounded import Rounded, rounded
-from telucodec.pipeline import open_codec
 from telucodec.refining import Refiner
 from telucodec.streaming import StreamEncoder
 
 CLIP = Path(__file__).parents[1] / "data" / "clips" / "te-cv-42973999.flac"
 HOP = 320
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    return open_codec("speech-16k", device="cpu")
 
 
 def error_db(rough, exact):
