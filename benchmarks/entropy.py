@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from telucodec.audio import find_audio, read_audio
-from telucodec.model.codec import load_codec
-from telucodec.pipeline import find_model
+from telucodec.pipeline import find_model, open_codec
 from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.predictor import TablePredictor, blank_sheet
 from telucodec.prior.tables import TABLES, Tables
@@ -89,7 +88,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = find_model(options.model)
-    codec, tables = load_codec(folder), Tables.load(folder / TABLES)
+    codec, tables = open_codec(str(folder), device="cpu"), Tables.load(folder / TABLES)
     config, coder = codec.config, EntropyCoder.from_tables(tables)
     groups = {}
     for path in find_audio(options.data_dir):

@@ -24,7 +24,7 @@ from telucodec.audio import find_audio, read_audio
 from telucodec.decoding import FILE_FRAMES, LatentDecoder
 from telucodec.evaluate.loss import gilbert
 from telucodec.evaluate.metrics import measure
-from telucodec.model.codec import Codec
+from telucodec.model.codec import Codec, stages_of
 from telucodec.model.postfilter import filter_of
 from telucodec.pipeline import open_codec
 
@@ -59,12 +59,15 @@ def silenced(latents: Tensor, lost: NDArray[np.bool_]) -> Tensor:
     return latents * torch.from_numpy(~lost).float()
 
 
-def filtered(codec: Codec, wav: Tensor) -> NDArray[np.float32]:
-    """``[1, 1, T]`` as the stream decoder filters it, ``[T]``."""
+def filtered(codec: Codec, wav: Tensor, depths: Tensor) -> NDArray[np.float32]:
+    """``[1, 1, T]`` of frames of ``depths`` ``[1, L]`` stages as the stream decoder filters it, ``[T]``."""
     postfilter = filter_of(codec)
     if postfilter is not None:
+        n_more = postfilter.delay // codec.config.hop
         ended = torch.nn.functional.pad(wav, (0, postfilter.delay))
-        wav = postfilter.step(ended, postfilter.initial_state(wav))[0][..., postfilter.delay :]
+        known = torch.nn.functional.pad(depths, (0, n_more))
+        state: Any = postfilter.initial_state(wav)
+        wav = postfilter.step(ended, state, known)[0][..., postfilter.delay :]
     return np.asarray(wav[0, 0].numpy())
 
 
@@ -85,7 +88,8 @@ def figures(codec: Codec, path: Path, seed: int, n_codebooks: int) -> Figures:
     for rate in RATES:
         lost = gilbert(latents.shape[-1], TO_GOOD * rate / (1 - rate), TO_GOOD, seed)
         estimates = {
-            name: filtered(codec, codec.decoder(fill(latents, lost))) for name, fill in BASELINES.items()
+            name: filtered(codec, codec.decoder(fill(latents, lost)), stages_of(codes))
+            for name, fill in BASELINES.items()
         }
         estimates[OURS] = concealed(codec, codes[0].numpy().astype(np.uint16), lost)
         for name, estimate in estimates.items():
@@ -145,7 +149,7 @@ def main() -> None:
     rows = [row(runs, rate, name, len(files)) for rate in RATES for name in (OURS, *BASELINES)]
     print_table(rows)
     if chosen.out:
-        result = {"machine": machine(), "kbps": chosen.kbps, "model_id": codec.model_id.hex(), "rows": rows}
+        result = {"machine": machine(), "kbps": chosen.kbps, "model_id": codec.weights_id.hex(), "rows": rows}
         chosen.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

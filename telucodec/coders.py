@@ -117,6 +117,7 @@ class Rates:
     kbps: list[float]  # the first 1 to Q stages for every frame
     prices: list[tuple[float, float]]  # price of a bit, and the rate of frames of variable depth at it
     left: list[float]  # share of the latents' energy after 0 to Q stages; empty if not measured
+    search_weights: list[float]  # of latents in the errors that prices weigh; empty: all alike
 
 
 @lru_cache(maxsize=4)
@@ -127,7 +128,10 @@ def measured_rates(model_folder: Path) -> Rates:
         found = json.loads(path.read_text(encoding="utf-8"))
         prices = [(float(price), float(rate)) for price, rate in found.get("prices", [])]
         left = [float(share) for share in found.get("left", [])]
-        return Rates([float(rate) for rate in found["kbps"]], prices, left)
+        weights = [float(weight) for weight in found.get("search_weights", [])]
+        if min(weights, default=1.0) <= 0:
+            raise ValueError("search_weights are not all above 0")
+        return Rates([float(rate) for rate in found["kbps"]], prices, left, weights)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} is missing or damaged: {error}; fit the tables again: telucodec fit-entropy"

@@ -80,6 +80,8 @@ class ModelConfig:
     n_decoder_units: int = 4
     n_fine_units: int = 5  # on each side
     latent_dim: int = 128  # D
+    enhancer_width: int = 0  # channels of the network behind the decoder that knows the pitch; 0: none
+    n_enhancer_units: int = 3
     companding: float = 0.6  # exponent of the power law on lapped-transform coefficients; 1 is linear
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
@@ -105,6 +107,13 @@ class ModelConfig:
         )
         _require(0 < self.companding <= 1, "model.companding", self.companding, "an exponent in (0, 1]")
         sweeps = self.quantizer.sweeps
+        _require(self.enhancer_width >= 0, "model.enhancer_width", self.enhancer_width, "0 (none) or more")
+        _require(
+            not (sweeps and self.enhancer_width),
+            "model.enhancer_width",
+            self.enhancer_width,
+            "0 with quantizer.sweeps, which keep the waveform",
+        )
         _require(
             max(sweeps, default=0) <= self.latent_dim,
             "quantizer.sweeps",
@@ -208,7 +217,7 @@ class TrainConfig:
     """Budget, rhythm and machinery of a run."""
 
     seed: int = 0
-    parts: str = "all"  # what learns: "all"; "decoder" of given weights, whose streams stay valid; "tables"
+    parts: str = "all"  # what learns: "all"; "decoder" or "enhancer" of given weights; "tables"
     n_epochs: int = 0  # ends the run after this many passes over the training minutes; 0 leaves it to n_steps
     n_steps: int = 10_500
     n_steps_per_epoch: int = 0  # 0 derives it: one pass over the training minutes
@@ -226,16 +235,21 @@ class TrainConfig:
     n_validation_clips: int = 24
     entropy_minutes: float = 60.0  # of training audio that the entropy tables are fitted to at the end
 
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether encoder and codebooks stay as they were given, so that their streams stay valid."""
+        return self.parts in ("decoder", "enhancer")
+
     def __post_init__(self) -> None:
         known = ("auto", "32-true", "bf16-mixed", "16-mixed")
         _require(
             self.device in ("auto", "cpu", "cuda"), "train.device", self.device, '"auto", "cpu" or "cuda"'
         )
         _require(
-            self.parts in ("all", "decoder", "tables"),
+            self.parts in ("all", "decoder", "enhancer", "tables"),
             "train.parts",
             self.parts,
-            '"all", "decoder" or "tables"',
+            '"all", "decoder", "enhancer" or "tables"',
         )
         _require(self.precision in known, "train.precision", self.precision, f"one of {', '.join(known)}")
         _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")

@@ -3,6 +3,8 @@
 Shapes: B batch, T samples, L frames, Q codebooks.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,10 +12,11 @@ from torch import Tensor
 
 from telucodec.bitstream.bitpack import ABSENT, Codes
 from telucodec.frames import GROUP_FRAMES
-from telucodec.model.codec import Codec
+from telucodec.model.codec import Codec, stages_of
 from telucodec.model.concealment import N_SLOW, conceal, context_samples, continued, hear, heard_nothing
 from telucodec.model.live import Synthesis, live_filter, live_synthesis, synthesis
-from telucodec.model.postfilter import PitchFilter, filter_of
+from telucodec.model.pitch import PitchFilter
+from telucodec.model.postfilter import Postfilter, filter_of
 from telucodec.nn.recorded import Recorded
 from telucodec.prior.layered import N_BASE
 from telucodec.refining import refinement_of
@@ -51,11 +54,12 @@ class LatentDecoder:
             self._synthesis, self._decoder = synthesis(codec), codec.decoder
         postfilter = filter_of(codec, is_live=is_live and not has_refinement)
         self.lag = 0
-        self._filter: Recorded | PitchFilter | None = postfilter
+        self._filter: Recorded | Postfilter | None = postfilter
+        self._depth = torch.zeros(1, 1, dtype=torch.int64, device=like.device)  # of the last frame that came
         if postfilter is not None:
             self.lag = 0 if has_refinement else postfilter.delay
-            self._filter_state = postfilter.initial_state(like)
-            if postfilter.is_live:
+            self._filter_state: Any = postfilter.initial_state(like)
+            if isinstance(postfilter, PitchFilter) and postfilter.is_live:
                 self._filter = live_filter(postfilter, frames_per_packet)
         self._state = codec.decoder.initial_state(like)
         self._heard = heard_nothing(like, codec.config.latent_dim)
@@ -67,8 +71,10 @@ class LatentDecoder:
         """The samples ``[lag]`` that are still to come."""
         hop = self._codec.config.hop
         n_frames = -(-self.lag // hop)
-        silence = self._like.new_zeros(1, 1, n_frames * hop)
-        return self._kept(silence)[: self.lag] if n_frames else np.zeros(0, dtype=np.float32)
+        if not n_frames:
+            return np.zeros(0, dtype=np.float32)
+        silence, depths = self._like.new_zeros(1, 1, n_frames * hop), self._depth.new_zeros(1, n_frames)
+        return self._kept(silence, depths)[: self.lag]
 
     @torch.inference_mode()
     def decode(self, codes: Codes) -> Samples:
@@ -76,8 +82,9 @@ class LatentDecoder:
         table = torch.from_numpy(np.where(codes != ABSENT, codes, np.int64(-1))[None]).to(self._like.device)
         (wav, latents), self._state = self._synthesis.step(table[:, : self._n_codebooks], self._state)
         self._heard = hear(self._heard, latents)
-        behind = table[:, self._n_codebooks :]
-        return self._kept(wav, behind if behind.shape[1] else None)
+        depths, behind = stages_of(table[:, : self._n_codebooks]), table[:, self._n_codebooks :]
+        self._depth = depths[:, -1:]
+        return self._kept(wav, depths, behind if behind.shape[1] else None)
 
     @torch.inference_mode()
     def bridge(self, n_frames: int, seed: int) -> Samples:
@@ -109,13 +116,20 @@ class LatentDecoder:
         latents: Tensor = self._codec.encoder(wav[None, None])
         return latents[..., -1:].sign()
 
-    def _kept(self, wav: Tensor, behind: Tensor | None = None) -> Samples:
-        """Samples of ``[1, 1, T]``, filtered and refined by codes ``behind``; the latest are remembered."""
+    def _kept(self, wav: Tensor, depths: Tensor | None = None, behind: Tensor | None = None) -> Samples:
+        """Samples of ``[1, 1, T]``, filtered and refined by codes ``behind``; the latest are remembered.
+
+        ``depths`` ``[1, L]`` are the stages of the frames; None: as the last one that came.
+        """
         samples: Samples = wav.cpu().numpy()[0, 0]
         n_context = len(self._wav)
         self._wav = np.concatenate([self._wav, samples[-n_context:]])[-n_context:]
-        if self._filter is not None:
+        if isinstance(self._filter, Recorded):
             wav, self._filter_state = self._filter.step(wav, self._filter_state)
+        elif self._filter is not None:
+            n_frames = wav.shape[-1] // self._codec.config.hop
+            depths = self._depth.expand(-1, n_frames) if depths is None else depths
+            wav, self._filter_state = self._filter.step(wav, self._filter_state, depths)
         if self._refinement is not None:
             wav, self._refined = self._refinement.step(wav, behind, self._refined)
         return np.asarray(wav.cpu().numpy()[0, 0])

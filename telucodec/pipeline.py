@@ -26,6 +26,7 @@ from telucodec.audio import (
     writing,
 )
 from telucodec.bitstream.container import Header, Summary
+from telucodec.coders import RATES, measured_rates
 from telucodec.decoding import FILE_FRAMES
 from telucodec.errors import BitstreamError, ConfigError, ModelError, TelucodecError
 from telucodec.files import check_readable, check_writable, read_blocks, replacing
@@ -151,6 +152,7 @@ def open_codec(
         ConfigError: no such device, a width below 1, or a model whose codes are not searched for.
     """
     codec = load_codec(find_model(name_or_folder), device=choose_device(device))
+    _weigh_search(codec)
     if search_width is not None:
         if isinstance(codec.quantizer, LatticeQuantizer):
             raise ConfigError(
@@ -160,6 +162,20 @@ def open_codec(
             raise ConfigError(f"the search width is {search_width}; expected 1 path or more")
         codec.quantizer.search_width = search_width
     return codec
+
+
+def _weigh_search(codec: Codec) -> None:
+    """Let the search for codes weigh errors as those that prices of bits were measured with."""
+    assert codec.folder is not None
+    weights = measured_rates(codec.folder).search_weights if (codec.folder / RATES).is_file() else []
+    if not weights:
+        return
+    if len(weights) != codec.config.latent_dim or isinstance(codec.quantizer, LatticeQuantizer):
+        raise ModelError(
+            f"{codec.folder / RATES} has search weights of {len(weights)} latents; expected "
+            f"{codec.config.latent_dim}, or none for a lattice: fit the tables again: telucodec fit-entropy"
+        )
+    codec.quantizer.weigh_search(weights)
 
 
 def check_options(codec: Codec, options: EncodeOptions) -> None:

@@ -4,6 +4,7 @@ Shapes: B batch, T samples, L frames of a packet, N refined coefficients, Q code
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from telucodec.bitstream.bitpack import ABSENT, Codes
 from telucodec.frames import GROUP_FRAMES
 from telucodec.ladders import Frames
-from telucodec.model.codec import Codec
+from telucodec.model.codec import Codec, stages_of
 from telucodec.model.live import rounded_synthesis
 from telucodec.model.postfilter import filter_of
 from telucodec.model.refinement import Refinement, n_refined, refinement
@@ -37,7 +38,7 @@ class Refiner:
         postfilter = filter_of(codec)
         assert postfilter is not None
         self._filter = postfilter
-        self._filter_state = self._filter.initial_state(like)
+        self._filter_state: Any = self._filter.initial_state(like)
         self._waiting = like.new_zeros(1, 1, self._filter.delay)  # samples of the recording that came last
         self._heard = self._decoded = self.refinement.initial_state(like)
 
@@ -71,7 +72,7 @@ class Refiner:
     def _left(self, codes: Codes, targets: NDArray[np.float32]) -> NDArray[np.float32]:
         table = torch.from_numpy(np.where(codes != ABSENT, codes, np.int64(-1))[None]).to(self._device)
         (wav, _), self._decoder_state = self._synthesis.step(table, self._decoder_state)
-        wav, self._filter_state = self._filter.step(wav, self._filter_state)
+        wav, self._filter_state = self._filter.step(wav, self._filter_state, stages_of(table))
         coefficients, unit, self._decoded = self.refinement.decoded(wav, self._decoded)
         left = (torch.from_numpy(targets).to(self._device)[None] - coefficients) / unit
         found: NDArray[np.float32] = left[0, : self._n_refined].cpu().numpy().copy()

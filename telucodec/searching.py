@@ -37,8 +37,14 @@ class Searcher:
     kbps: float
     device: torch.device
 
+    def waiting(self, latents: NDArray[np.float32]) -> Frames:
+        """Frames with latents ``[D, L]`` and their energies, whose codes are not searched yet."""
+        scale = self.analysis.quantizer.search_scale.cpu().numpy()[:, None]
+        energies = np.square(scale * latents).sum(axis=0)[None]
+        return Frames(np.zeros((0, latents.shape[1]), np.uint16), energies, latents)
+
     def searched(self, packets: Sequence[Frames], seconds: float) -> list[Frames]:
-        """Packets from `waiting`, now with codes and errors; together they hold ``seconds`` of the signal."""
+        """What was `waiting`, now with codes and errors; together ``seconds`` of the signal."""
         errors = [(self.left[:, None] * packet.errors).astype(np.float32) for packet in packets]
         expected = [Frames(packet.codes, error) for packet, error in zip(packets, errors, strict=True)]
         price = DepthLadder(expected, self.bits, self.price).price_within(1000 * self.kbps * seconds)
@@ -70,11 +76,6 @@ class Searcher:
             )
             found += [Frames(codes, errors) for codes, errors in pairs]
         return found
-
-
-def waiting(latents: NDArray[np.float32]) -> Frames:
-    """Frames with latents ``[D, L]`` and their energies, whose codes are not searched yet."""
-    return Frames(np.zeros((0, latents.shape[1]), np.uint16), np.square(latents).sum(axis=0)[None], latents)
 
 
 def build_searcher(

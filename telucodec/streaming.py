@@ -37,7 +37,7 @@ from telucodec.model.postfilter import filter_of
 from telucodec.nn.recorded import Recorded
 from telucodec.prior.layered import N_BASE
 from telucodec.refining import Refiner, refinement_of
-from telucodec.searching import build_searcher, waiting
+from telucodec.searching import build_searcher
 
 LIVE_FRAMES = 1
 HELD_FRAMES = 30_000  # over which bits are allocated where a stream is held back, 10 minutes
@@ -230,7 +230,7 @@ class StreamEncoder:
         wav = torch.from_numpy(samples[None, None]).to(self._like.device)  # [1, 1, T]
         if self._searcher is not None:
             latents, self._state = self._searcher.analysis.encoder.step(wav, self._state)
-            return waiting(latents.cpu().numpy()[0].copy())
+            return self._searcher.waiting(latents.cpu().numpy()[0].copy())
         (latents, codes, errors), self._state = self._analysis.step(wav, self._state)
         # Copies: small tensors kept between large ones that come and go would let the heap grow.
         is_lattice = isinstance(self._codec.quantizer, LatticeQuantizer)
@@ -437,9 +437,11 @@ def check_fits(header: Header, codec: Codec) -> None:
     """Refuse a stream whose codes mean something else in this codec, with a `ModelError`."""
     expected_id, mode = id_of(codec, header.entropy_mode), header.entropy_mode
     if header.model_id != expected_id:
+        remedy = " (refined streams are for one decoder: or use the version that made it)"
         raise ModelError(
             f"the stream was made with model {header.model_id.hex()}, the weights at hand are "
             f"{expected_id.hex()}; pass --model with the weights that made it"
+            f"{remedy if is_refined(mode) else ''}"
         )
     config = codec.config
     expected = {

@@ -1,14 +1,18 @@
-"""A decoder trained on its own: codes, tables and streams of the weights it started from stay valid."""
+"""What is trained behind the codes: codes, tables and streams of the weights it started from stay valid."""
+
+import dataclasses
 
 import pytest
 import soundfile
 import torch
 from test_training import CONFIG, RATE_HZ, RUNS, Watcher, train_run, voiced, with_update
 
-from telucodec.errors import ConfigError
+from telucodec.config import load_config
+from telucodec.errors import ConfigError, ModelError
 from telucodec.model.codec import load_codec
 from telucodec.streaming import StreamDecoder, StreamEncoder
 from telucodec.train.origin import KEPT
+from telucodec.train.resume import resumed_settings
 
 CLIP = voiced()
 
@@ -83,3 +87,61 @@ def test_a_decoder_alone_is_resumed_with_its_origin(recordings, tmp_path, first)
 def test_a_decoder_of_nothing_is_refused(recordings, tmp_path):
     with pytest.raises(ConfigError, match="--init-from WEIGHTS"):
         train_run(with_update("ema", parts="decoder"), recordings, tmp_path / "run", Watcher())
+
+
+def with_enhancer(width=8):
+    """A plan for the enhancer alone."""
+    plan = with_update("ema")
+    model = dataclasses.replace(plan.model, enhancer_width=width, n_enhancer_units=1)
+    train = dataclasses.replace(plan.train, parts="enhancer", seed=5)
+    return dataclasses.replace(plan, model=model, train=train)
+
+
+def test_an_enhancer_learns_alone_behind_weights_that_had_none(recordings, tmp_path, first):
+    old_folder = first("ema")
+    run = tmp_path / "second"
+    train_run(with_enhancer(), recordings, run, Watcher(at=4), init_from=old_folder)
+    new_folder = train_run(with_enhancer(), recordings, run, Watcher(), resume=True).weights
+    old, new = load_codec(old_folder).state_dict(), load_codec(new_folder).state_dict()
+    assert load_codec(new_folder).model_id == load_codec(old_folder).model_id
+    for name in KEPT:
+        assert (new_folder / name).read_bytes() == (old_folder / name).read_bytes()
+    assert all(torch.equal(new[name], tensor) for name, tensor in old.items())
+    learned = {name for name in new if name not in old}
+    assert all(name.startswith("enhancer.") for name in learned)
+    assert new["enhancer.weights_out.weight"].abs().max() > 0, "it began at zero"
+
+
+def test_an_enhancer_goes_on_from_one(recordings, tmp_path, first):
+    once = train_run(with_enhancer(), recordings, tmp_path / "a", Watcher(), init_from=first("ema")).weights
+    plan = with_enhancer()
+    plan = dataclasses.replace(plan, optim=dataclasses.replace(plan.optim, lr=1e-9))
+    twice = train_run(plan, recordings, tmp_path / "b", Watcher(), init_from=once).weights
+    old, new = load_codec(once).state_dict(), load_codec(twice).state_dict()
+    for name, tensor in old.items():
+        torch.testing.assert_close(new[name], tensor, rtol=0, atol=1e-3)
+    assert new["enhancer.weights_out.weight"].abs().max() > 0
+
+
+def test_a_plan_that_names_no_enhancer_takes_over_that_of_the_weights(recordings, tmp_path, first):
+    once = train_run(with_enhancer(), recordings, tmp_path / "a", Watcher(), init_from=first("ema")).weights
+    run, plan = tmp_path / "b", with_update("ema", parts="decoder", seed=5)
+    train_run(plan, recordings, run, Watcher(at=4), init_from=once)
+    settings = load_config(None, resumed_settings(run))
+    twice = train_run(settings, recordings, run, Watcher(), resume=True).weights
+    old, new = load_codec(once).state_dict(), load_codec(twice).state_dict()
+    changed = {name.split(".")[0] for name in new if not torch.equal(new[name], old[name])}
+    assert changed == {"decoder", "enhancer"}
+
+
+def test_an_enhancer_of_another_shape_is_refused(recordings, tmp_path, first):
+    once = train_run(with_enhancer(), recordings, tmp_path / "a", Watcher(), init_from=first("ema")).weights
+    with pytest.raises(ModelError, match=r"(?s)does not fit the model settings.*enhancer\."):
+        train_run(with_enhancer(width=16), recordings, tmp_path / "b", Watcher(), init_from=once)
+
+
+def test_an_enhancer_of_nothing_is_refused(recordings, tmp_path, first):
+    with pytest.raises(ConfigError, match=r'train.parts is "enhancer".*--init-from WEIGHTS'):
+        train_run(with_enhancer(), recordings, tmp_path / "run", Watcher())
+    with pytest.raises(ConfigError, match=r"enhancer_width is 0; expected .*enhancer_width=96"):
+        train_run(with_enhancer(width=0), recordings, tmp_path / "run", Watcher(), init_from=first("ema"))

@@ -1,5 +1,6 @@
 """Tables for given weights: fitted on clips of a corpus, written beside them, and good for their codes."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,12 @@ from typer.testing import CliRunner
 
 from telucodec.bitstream.container import summarize
 from telucodec.cli import app
-from telucodec.coders import measured_rates
+from telucodec.coders import RATES, measured_rates
 from telucodec.config import DataConfig, QuantizerConfig
 from telucodec.evaluate.waveform import snr_db
 from telucodec.ladders import FIRST_STEP, N_STEPS
 from telucodec.model.codec import build_codec, load_codec, save_codec
+from telucodec.pipeline import open_codec
 from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.layered import REFINEMENT_TABLES
 from telucodec.prior.tables import TABLES, Tables
@@ -51,12 +53,29 @@ def test_the_command_writes_tables_that_code_what_the_codec_encodes(weights, aud
     np.testing.assert_array_equal(coder.decode(data, *packet.shape), packet)
     assert len(data) < packet.size * 5 / 8
     left = measured_rates(weights).left
-    errors = [clip.errors for clip in encoded_clips(load_codec(weights), corpus, max_minutes=1, seed=0)]
+    weighing = open_codec(str(weights), device="cpu")
+    errors = [clip.errors for clip in encoded_clips(weighing, corpus, max_minutes=1, seed=0)]
     energies = np.concatenate(errors, axis=1).sum(axis=1)  # too few clips to hold some out
     np.testing.assert_allclose(left, energies / energies[0], rtol=1e-3)
     refinement = Tables.load(weights / REFINEMENT_TABLES)
     assert (refinement.symbols == np.arange(256)).all()  # of a lattice
     assert (Tables.load(weights / TABLES).symbols != np.arange(32)).any()
+
+
+def test_tables_of_stages_can_be_kept_while_the_rest_is_fitted_again(weights, audio):
+    command = ["fit-entropy", "--data-dir", str(audio), "--model", str(weights)]
+    assert CliRunner().invoke(app, [*command, "--keep-tables"]).exit_code == 1, "there are none yet"
+    CliRunner().invoke(app, command)
+    before = {path.name: path.read_bytes() for path in weights.iterdir()}
+    rates = json.loads(before[RATES])
+    assert len(rates["search_weights"]) == TINY.latent_dim
+    assert open_codec(str(weights), device="cpu").quantizer.search_scale.std() > 0
+    (weights / RATES).write_text(json.dumps({"kbps": [9.0, 9.0, 9.0]}), encoding="utf-8")
+    (weights / REFINEMENT_TABLES).write_bytes(b"")
+    result = CliRunner().invoke(app, [*command, "--keep-tables"])
+    assert result.exit_code == 0, result.output
+    assert {path.name: path.read_bytes() for path in weights.iterdir()} == before, "the same again"
+    assert measured_rates(weights).kbps == rates["kbps"], "not those that were read before"
 
 
 def test_refinements_are_counted_at_all_steps_that_files_may_take(weights, audio):

@@ -12,7 +12,8 @@ from telucodec.bitstream.container import Stream
 from telucodec.config import ModelConfig
 from telucodec.evaluate.waveform import snr_db
 from telucodec.model.codec import build_codec
-from telucodec.model.postfilter import LOUDER, PITCH_HZ, PitchFilter, filter_of, low_pass
+from telucodec.model.pitch import LOUDER, PITCH_HZ, PitchFilter, low_pass
+from telucodec.model.postfilter import filter_of
 from telucodec.pipeline import open_codec
 from telucodec.streaming import StreamDecoder, StreamEncoder
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from telucodec.model import search as module
-from telucodec.model.search import N_BLOCK, Fit, _largest, nearest, search
+from telucodec.model.search import N_BLOCK, Fit, Stages, _largest, nearest, search
 
 D = 6
 
 
-def draw(n_codebooks, size, n_vectors=50):
+def draw(n_codebooks, size, n_vectors=50, dim=D):
     generator = torch.Generator().manual_seed(n_codebooks)
-    codebooks = torch.randn(n_codebooks, size, D, generator=generator)
+    codebooks = torch.randn(n_codebooks, size, dim, generator=generator)
     codebooks *= 0.7 ** torch.arange(n_codebooks)[:, None, None]
-    return torch.randn(n_vectors, D, generator=generator), codebooks
+    return torch.randn(n_vectors, dim, generator=generator), codebooks
 
 
 def errors(vectors, codebooks, codes):
@@ -28,7 +28,7 @@ def errors(vectors, codebooks, codes):
 
 
 def found(vectors, codebooks, width):
-    return search(vectors, codebooks, [Fit(codebook) for codebook in codebooks], width).codes
+    return search(vectors, [Fit(codebook) for codebook in codebooks], width).codes
 
 
 def test_one_path_takes_the_nearest_codeword_of_every_stage():
@@ -45,7 +45,7 @@ def test_one_path_takes_the_nearest_codeword_of_every_stage():
 @pytest.mark.parametrize("width", [1, 4])
 def test_the_errors_are_those_of_the_codes(width):
     vectors, codebooks = draw(5, 128)
-    codes, errors = search(vectors, codebooks, [Fit(codebook) for codebook in codebooks], width)
+    codes, errors = search(vectors, [Fit(codebook) for codebook in codebooks], width)
     left = vectors - torch.stack(
         [torch.zeros_like(vectors), *(c[q] for c, q in zip(codebooks, codes, strict=True))]
     ).cumsum(0)
@@ -70,7 +70,7 @@ def test_every_product_of_bytes_gives_the_same_codes(monkeypatch):
     monkeypatch.setattr(module, "_multiplies_bytes", lambda: False)
     codes.append(found(vectors, codebooks, 4))
     packed = [Fit(codebook, is_packed=True) for codebook in codebooks]
-    codes.append(search(vectors, codebooks, packed, 4).codes)
+    codes.append(search(vectors, packed, 4).codes)
     assert all(torch.equal(codes[0], other) for other in codes)
 
 
@@ -115,7 +115,7 @@ def test_later_stages_are_searched_with_fewer_paths(n_codebooks, least):
             return super().forward(vectors)
 
     fits = [Counted(codebook) for codebook in codebooks]
-    search(vectors, codebooks, fits, 4, None if least is None else [least] * n_codebooks)
+    search(vectors, fits, 4, None if least is None else [least] * n_codebooks)
     n_wide = 0 if least is None else -(-n_codebooks // 6)  # where vectors may end early
     n_usual = -(-n_codebooks // 2) - n_wide
     n_kept = [8] * n_wide + [4] * n_usual + [2] * (n_codebooks - n_wide - n_usual)
@@ -123,7 +123,7 @@ def test_later_stages_are_searched_with_fewer_paths(n_codebooks, least):
 
 
 def limited(vectors, codebooks, least):
-    return search(vectors, codebooks, [Fit(codebook) for codebook in codebooks], 4, least)
+    return search(vectors, [Fit(codebook) for codebook in codebooks], 4, least)
 
 
 def test_a_vector_ends_where_two_stages_take_too_little_off():
@@ -174,7 +174,7 @@ def test_vectors_that_end_early_are_searched_for_themselves():
 def test_fewer_stages_than_codebooks_give_as_many_codes():
     vectors, codebooks = draw(5, 16)
     stages = [Fit(codebook) for codebook in codebooks[:2]]
-    assert search(vectors, codebooks, stages, 4).codes.shape == (2, 50)
+    assert search(vectors, stages, 4).codes.shape == (2, 50)
 
 
 @pytest.mark.parametrize("n_paths", [1, 2, 4])
@@ -198,3 +198,34 @@ def test_the_nearest_codeword_is_the_lowest_on_a_tie():
     vectors, codebooks = draw(1, 16)
     together = nearest(vectors.view(5, 10, D), codebooks[0])
     assert torch.equal(together, torch.cdist(vectors, codebooks[0]).argmin(dim=1).view(5, 10))
+
+
+def rotation(dim, seed=0):
+    return torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+def test_axes_that_codewords_do_not_differ_along_are_left_out():
+    _, codebooks = draw(3, 256, dim=64)
+    codebooks[1:, :, 32:] *= 0.02  # all of the first stage, half of the others
+    turned = codebooks @ rotation(64)
+    stages = Stages(turned, torch.ones(64))
+    assert [fit._n_dims for fit in stages._fits] == [64, 32, 32]
+
+
+def test_what_is_left_out_hardly_matters():
+    vectors, codebooks = draw(6, 256, n_vectors=400, dim=64)
+    shape = torch.cat([torch.ones(40), torch.full((24,), 0.05)])
+    vectors, codebooks = vectors * shape @ rotation(64), codebooks * shape @ rotation(64)
+    whole = search(vectors, [Fit(book) for book in codebooks], 4).errors[-1].mean()
+    stages = Stages(codebooks, torch.ones(64))
+    assert stages._fits[0]._n_dims == 48
+    found = stages.search(vectors, 4)
+    assert found.errors[-1].mean() == pytest.approx(whole.item(), rel=2e-3)
+    left = vectors - sum(book[code] for book, code in zip(codebooks, found.codes, strict=True))
+    torch.testing.assert_close(found.errors[-1], left.square().sum(dim=1))
+
+
+@pytest.mark.parametrize("codebooks", [torch.zeros(2, 16, 8), torch.full((2, 16, 8), torch.nan)])
+def test_codewords_that_are_no_good_are_searched_all_the_same(codebooks):
+    found = Stages(codebooks, torch.ones(8)).search(torch.ones(5, 8), 2)
+    assert found.codes.shape == (2, 5)

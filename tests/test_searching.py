@@ -9,12 +9,12 @@ import torch
 
 from telucodec.bitstream.container import summarize
 from telucodec.coders import measured_rates
-from telucodec.ladders import DepthLadder
+from telucodec.ladders import DepthLadder, Frames
 from telucodec.model.live import Analysis, analysis
 from telucodec.model.quantizer import ResidualVectorQuantizer
 from telucodec.pipeline import PRETRAINED
 from telucodec.prior.depths import MIN_DEPTH
-from telucodec.searching import Searcher, build_searcher, waiting
+from telucodec.searching import Searcher, build_searcher
 from telucodec.streaming import StreamEncoder
 
 FOLDER = PRETRAINED / "speech-16k"
@@ -31,10 +31,15 @@ def searcher():
     with torch.no_grad():
         quantizer.codebooks.normal_()
         quantizer.codebooks *= 0.77 ** torch.arange(Q)[:, None, None]
-    half = Analysis(torch.nn.Identity(), quantizer, quantizer.fits(), Q)
+    half = Analysis(torch.nn.Identity(), quantizer, quantizer.stages(), Q)
     errors = half.searched(torch.from_numpy(np.stack([packet.latents for packet in draw(8)])))[1]
     left = (errors.mean(dim=(0, 2)) / errors[:, 0].mean()).numpy()
     return lambda kbps: Searcher(half, BITS, left, 0.01, kbps, torch.device("cpu"))
+
+
+def waiting(latents):
+    """As `Searcher.waiting` where all latents weigh alike."""
+    return Frames(np.zeros((0, latents.shape[1]), np.uint16), np.square(latents).sum(axis=0)[None], latents)
 
 
 def draw(n_packets):

@@ -152,6 +152,10 @@ def fit_entropy(
     model: Annotated[str, typer.Option(help="Name of shipped weights, or a folder written by `train`.")],
     max_minutes: Annotated[float, typer.Option(help="Audio to encode, in minutes, at most.")] = 150.0,
     device: Device = "cpu",
+    keep_tables: Annotated[
+        bool,
+        typer.Option("--keep-tables", help="Leave the tables of the network's stages, and their streams."),
+    ] = False,
 ) -> None:
     """Fit the entropy tables of given weights to a folder of audio, and write them beside the weights."""
     from telucodec.pipeline import choose_device, find_model
@@ -159,7 +163,9 @@ def fit_entropy(
     from telucodec.train.entropy import fit_entropy as fit
 
     folder = find_model(model)
-    tables = fit(folder, data_dir, max_minutes=max_minutes, device=choose_device(device))
+    tables = fit(
+        folder, data_dir, max_minutes=max_minutes, device=choose_device(device), keeps_tables=keep_tables
+    )
     typer.echo(f"tables   {folder / TABLES}")
     typer.echo(f"hash     {tables.hash.hex()}")
 

@@ -29,8 +29,16 @@ from telucodec.evaluate.report import OURS, Row
 from telucodec.evaluate.resume import RowsFile
 from telucodec.evaluate.signals import Exact
 from telucodec.files import check_readable, check_writable
-from telucodec.model.codec import Codec, load_codec
-from telucodec.pipeline import CODES_SUFFIX, EncodeOptions, Failure, check_options, decode_file, encode_file
+from telucodec.model.codec import Codec
+from telucodec.pipeline import (
+    CODES_SUFFIX,
+    EncodeOptions,
+    Failure,
+    check_options,
+    decode_file,
+    encode_file,
+    open_codec,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,7 @@ def evaluate(
     for rate in plan.rates:
         check_options(codec, EncodeOptions(kbps=rate))
     settings = {
-        "model_id": codec.model_id.hex(),
+        "model_id": codec.weights_id.hex(),
         "metrics": list(plan.metrics),
         "search_width": codec.quantizer.search_width,
     }
@@ -150,7 +158,7 @@ def _setup(codec: Codec, plan: Plan) -> "Callable[[], Bench]":
 
 
 def _open_bench(folder: Path, device: str, search_width: int, plan: Plan) -> "Bench":
-    codec = load_codec(folder, device=device)
+    codec = open_codec(str(folder), device=device)
     codec.quantizer.search_width = search_width
     return Bench(codec, plan)
 
@@ -255,7 +263,7 @@ class Bench:
             encode_s=encode_s,
             decode_s=decode_s,
             n_jobs=self._plan.n_jobs,
-            model_id=self._codec.model_id.hex() if is_ours else "",
+            model_id=self._codec.weights_id.hex() if is_ours else "",
             system=system,
         )
 

@@ -20,6 +20,7 @@ from telucodec.files import replacing
 from telucodec.frames import pad_to_frames, trim_delay
 from telucodec.model.decoder import Decoder
 from telucodec.model.encoder import Encoder
+from telucodec.model.enhancer import Enhancer
 from telucodec.model.lattice import LatticeQuantizer
 from telucodec.model.quantizer import Quantized, ResidualVectorQuantizer
 
@@ -56,6 +57,7 @@ class Codec(nn.Module):
         self.encoder = Encoder(**shape, n_units=config.n_encoder_units, companding=config.companding)
         self.quantizer = _build_quantizer(config)
         self.decoder = Decoder(**shape, n_units=config.n_decoder_units, companding=config.companding)
+        self.enhancer = _build_enhancer(config)
 
     def forward(
         self,
@@ -72,7 +74,10 @@ class Codec(nn.Module):
         """
         latents = self.encoder(pad_to_frames(wav, self.config.hop, self.config.delay))
         quantized = self.quantizer(latents, n_active, is_spread=is_spread)
-        estimate = trim_delay(self.decoder(quantized.latents, place), wav.shape[-1], self.config.delay)
+        decoded = self.decoder(quantized.latents, place)
+        if self.enhancer is not None:
+            decoded = self.enhancer(decoded.float(), quantized.n_active)
+        estimate = trim_delay(decoded, wav.shape[-1], self.config.delay)
         return Reconstruction(estimate, latents, quantized)
 
     @torch.no_grad()
@@ -112,11 +117,18 @@ class Codec(nn.Module):
         """
         like = self.decoder.output_scale.new_empty(codes.shape[0], 0, 0)
         wavs = [like.new_zeros(codes.shape[0], 1, 0)]
-        state = self.decoder.initial_state(like)
+        state, delay = self.decoder.initial_state(like), self.config.delay
+        if self.enhancer is not None:
+            enhancing = self.enhancer.initial_state(like)
+            delay += self.enhancer.delay
         for chunk in torch.split(codes, CHUNK_FRAMES, dim=-1) if codes.shape[-1] else ():
             wav, state = self.decoder.step(self.quantizer.decode(chunk), state)
+            if self.enhancer is not None:
+                wav, enhancing = self.enhancer.step(wav, enhancing, stages_of(chunk))
             wavs.append(wav)
-        return trim_delay(torch.cat(wavs, dim=-1), n_samples, self.config.delay)
+        if self.enhancer is not None:
+            wavs.append(self.enhancer.finish(enhancing))
+        return trim_delay(torch.cat(wavs, dim=-1), n_samples, delay)
 
 
 def _build_quantizer(config: ModelConfig) -> ResidualVectorQuantizer:
@@ -130,6 +142,23 @@ def _build_quantizer(config: ModelConfig) -> ResidualVectorQuantizer:
         update=shape.codebook_update,
         search_width=shape.search_width,
     )
+
+
+def _build_enhancer(config: ModelConfig) -> Enhancer | None:
+    if not config.enhancer_width:
+        return None
+    return Enhancer(
+        hop=config.hop,
+        sample_rate_hz=config.sample_rate_hz,
+        n_codebooks=config.quantizer.n_codebooks,
+        width=config.enhancer_width,
+        n_units=config.n_enhancer_units,
+    )
+
+
+def stages_of(codes: Tensor) -> Tensor:
+    """Stages of each frame ``[B, L]``, of codes ``[B, Q, L]`` that are negative where there are none."""
+    return (codes >= 0).sum(dim=1)
 
 
 def build_codec(config: ModelConfig) -> Codec:
@@ -155,6 +184,7 @@ def count_parameters(codec: Codec) -> dict[str, int]:
 def count_gmacs_per_s(codec: Codec) -> float:
     """Multiply-accumulates, in billions, to encode, quantize (every stage) and decode one second."""
     wav = torch.zeros(1, 1, codec.config.sample_rate_hz, device=codec.decoder.output_scale.device)
+    codec.encode(wav)  # what is made ready for the first search is not counted
     of_bytes = {torch.ops.aten._int_mm: lambda left, right, out_shape: 2 * left[0] * left[1] * right[1]}
     with FlopCounterMode(display=False, custom_mapping=of_bytes) as counter:
         codec.decode(codec.encode(wav), n_samples=wav.shape[-1])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from telucodec.model.quantizer import Quantized, ResidualVectorQuantizer
-from telucodec.model.search import Fit
+from telucodec.model.search import Stages
 
 STEPS_PER_OCTAVE = 8
 UNIT_STEP = 160  # the code of step 1
@@ -81,16 +81,16 @@ class LatticeQuantizer(ResidualVectorQuantizer):
         """See `ResidualVectorQuantizer.encode`; the step suits the mean energy of each item."""
         return self.encode_at(latents.float(), self.default_step(latents.float()))[:, :n_codebooks]
 
-    def fits(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> list[Fit]:
-        """None are needed."""
-        return []
+    def stages(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> Stages | None:
+        """None: nothing is searched."""
+        return None
 
     def encode_with_errors(
         self,
         latents: Tensor,
         n_codebooks: int | None = None,
         *,
-        stages: Sequence[Fit] | None = None,
+        stages: Stages | None = None,
         least: Sequence[float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `ResidualVectorQuantizer.encode_with_errors`; ``stages`` and ``least`` say nothing."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from telucodec.model.codec import Codec
 from telucodec.model.decoder import Decoder, DecoderState
 from telucodec.model.encoder import Encoder, EncoderState
-from telucodec.model.postfilter import PitchFilter
+from telucodec.model.pitch import PitchFilter
 from telucodec.model.quantizer import ResidualVectorQuantizer
-from telucodec.model.search import Fit
+from telucodec.model.search import Stages
 from telucodec.nn.packed import packed
 from telucodec.nn.recorded import Recorded
 from telucodec.nn.rounded import Network, rounded, rounds_fast
@@ -29,14 +29,13 @@ class Analysis(nn.Module):
     """Encoder and search for codes in one step."""
 
     def __init__(
-        self, encoder: Encoder, quantizer: ResidualVectorQuantizer, fits: Sequence[Fit], n_codebooks: int
+        self, encoder: Encoder, quantizer: ResidualVectorQuantizer, stages: Stages | None, n_codebooks: int
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.quantizer = quantizer
-        self._fits = fits
+        self._stages = stages
         self._n_codebooks = n_codebooks
-        self._parts = nn.ModuleList(fits)  # a recording asks
 
     def step(self, wav: Tensor, state: EncoderState) -> tuple[tuple[Tensor, Tensor, Tensor], EncoderState]:
         """``[B, 1, L * hop]`` to latents ``[B, D, L]``, codes ``[B, Q, L]`` and errors; the next state."""
@@ -45,7 +44,7 @@ class Analysis(nn.Module):
 
     def searched(self, latents: Tensor, least: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
         """Latents ``[B, D, L]`` to codes and errors; see `ResidualVectorQuantizer.encode_with_errors`."""
-        return self.quantizer.encode_with_errors(latents, self._n_codebooks, stages=self._fits, least=least)
+        return self.quantizer.encode_with_errors(latents, self._n_codebooks, stages=self._stages, least=least)
 
 
 class Synthesis(nn.Module):
@@ -97,8 +96,8 @@ def live_filter(postfilter: PitchFilter, n_frames: int) -> Recorded:
 
 @lru_cache(maxsize=N_KEPT)
 def _analysis(codec: Codec, version: tuple[int, ...], n_codebooks: int) -> Analysis:
-    fits = codec.quantizer.fits(n_codebooks)
-    return Analysis(_rounded_encoder(codec, version), codec.quantizer, fits, n_codebooks)
+    stages = codec.quantizer.stages(n_codebooks)
+    return Analysis(_rounded_encoder(codec, version), codec.quantizer, stages, n_codebooks)
 
 
 @lru_cache(maxsize=N_KEPT)
@@ -117,8 +116,8 @@ def _fast(network: Network, codec: Codec) -> Network:
 
 @lru_cache(maxsize=N_KEPT)
 def _live_analysis(codec: Codec, _: tuple[int, ...], n_codebooks: int, n_frames: int) -> Recorded:
-    fits = codec.quantizer.fits(n_codebooks, is_packed=True)
-    half = Analysis(packed(codec.encoder), codec.quantizer, fits, n_codebooks)
+    stages = codec.quantizer.stages(n_codebooks, is_packed=True)
+    half = Analysis(packed(codec.encoder), codec.quantizer, stages, n_codebooks)
     wav = codec.decoder.output_scale.new_zeros(1, 1, n_frames * codec.config.hop)
     return Recorded(half, wav, codec.encoder.initial_state(wav))
 

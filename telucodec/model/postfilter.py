@@ -1,155 +1,26 @@
-"""A long-term postfilter: voices averaged with themselves one pitch period before and after.
+"""What stands between a decoder and a listener, or a refinement: an enhancer, a filter, or nothing."""
 
-From one period to the next a voice stays much the same, and what the codec adds does not: the mean keeps the
-harmonics and lowers the noise between them, where it is heard. Codecs of the linear-prediction family end in
-such a filter (Chen and Gersho 1995, IEEE Transactions on Speech and Audio Processing 3 (1),
-10.1109/89.365380), and a network that sees 50 frames a second does not make up for it.
-
-The period is found in what was decoded, so streams say nothing of it. Where there is none, nothing changes.
-Live packets cannot wait for the period after: they are averaged with the one before alone.
-
-Shapes: B batch, T samples, L frames, P lags from the shortest period to the longest.
-"""
-
-import math
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as fn
 
 from telucodec.model.codec import Codec
+from telucodec.model.enhancer import Enhancer
 from telucodec.model.lattice import LatticeQuantizer
+from telucodec.model.pitch import PitchFilter
 
-PITCH_HZ = (60, 400)
-WINDOW_S = 0.04  # of sound that is compared with itself one period before
-LOW_HZ = 1200  # above, periods differ
-HALF_S = 0.002  # of the low-pass filter, to either side
-VOICED = 0.5  # correlation with the period before, from which on the filter begins to work
-MAX_GAIN, MAX_GAIN_LIVE = 0.6, 0.4  # weight of the other periods, where they are all alike
-SHORTER = 0.85  # of the best correlation makes a half or a third of its period the better guess
-LOUDER = 1.025  # noise that is gone makes peaks lower
-FLOOR = 1e-6  # added to energies, so that silence has no period
+Postfilter = Enhancer | PitchFilter
 
 
-PitchState = tuple[Tensor, Tensor, Tensor]
-"""Samples ``[B, 1, context]``, and period and correlation ``[B, 1]`` of the last frame."""
+def filter_of(codec: Codec, *, is_live: bool = False) -> Postfilter | None:
+    """The enhancer of ``codec``, if it has learned one, or else a filter; None behind a lattice.
 
-
-class PitchFilter(nn.Module):
-    """Filters what a codec decoded, ``delay`` samples behind. Nothing in it is learned.
-
-    Args:
-        is_live: use the period before alone, for a delay of `HALF_S` instead of whole frames.
+    A lattice keeps the waveform, and live packets cannot wait for what an enhancer has to know.
     """
-
-    kernels: Tensor
-    fade: Tensor
-
-    def __init__(self, *, hop: int, sample_rate_hz: int, is_live: bool = False) -> None:
-        super().__init__()
-        self.hop = hop
-        self.is_live = is_live
-        self.longest, self.shortest = (sample_rate_hz // pitch_hz for pitch_hz in PITCH_HZ)
-        self.window = round(WINDOW_S * sample_rate_hz)
-        self.margin = round(HALF_S * sample_rate_hz)
-        self.delay = self.margin if is_live else hop * -(-(self.longest + self.margin) // hop)
-        # The window is centered on the frame's end or, where that is not heard yet, ends as late as can be.
-        self._n_unheard = 0 if is_live else max(0, self.delay - self.margin - self.window // 2)
-        n_context = max(self.delay + self.longest + self.margin, self._searched + self._n_unheard - hop)
-        self.context = hop * -(-(n_context - 2 * self.margin) // hop) + 2 * self.margin
-        # A filter for each sample of a frame: a product is several times as fast as a convolution.
-        kernels = torch.zeros(hop, hop + 2 * self.margin)
-        kernel = low_pass(self.margin, LOW_HZ / sample_rate_hz)
-        for place, row in enumerate(kernels):
-            row[place : place + len(kernel)] = kernel
-        self.register_buffer("kernels", kernels.T.contiguous(), persistent=False)
-        self.register_buffer("fade", (torch.arange(hop) + 0.5) / hop, persistent=False)
-
-    @property
-    def _searched(self) -> int:
-        """Samples in which the period of a frame is found."""
-        return self.window + self.longest + 2 * self.margin
-
-    def initial_state(self, like: Tensor) -> PitchState:
-        """Silence before the first sample, of the batch, device and type of ``like``."""
-        none = like.new_zeros(len(like), 1)
-        return like.new_zeros(len(like), 1, self.context), none.long() + self.shortest, none
-
-    def step(self, wav: Tensor, state: PitchState) -> tuple[Tensor, PitchState]:
-        """Whole frames ``[B, 1, L * hop]``; returns as many samples and the next state."""
-        samples, period, correlation = state
-        wav = torch.cat([samples, wav], dim=-1)
-        windows = wav[:, 0].unfold(-1, len(self.kernels), self.hop)
-        low = (windows @ self.kernels).flatten(1)  # without `margin` samples at either end
-        periods, correlations = self._voicing(low)
-        periods = torch.cat([period, periods], dim=1)
-        correlations = torch.cat([correlation, correlations], dim=1)
-        # By the period of the frame before and by its own, [B, L, 2, hop].
-        before, now = self._change(low, periods.unfold(1, 2, 1), correlations.unfold(1, 2, 1)).unbind(dim=2)
-        start = self.context - self.delay  # of the first frame that comes out
-        frames = wav[:, 0, start : -self.delay].unfold(-1, self.hop, self.hop)  # [B, L, hop]
-        frames = frames + torch.lerp(before, now, self.fade)
-        filtered = (LOUDER * frames).clamp(-1, 1).flatten(1)[:, None]
-        return filtered, (wav[..., -self.context :], periods[:, -1:], correlations[:, -1:])
-
-    def _voicing(self, low: Tensor) -> tuple[Tensor, Tensor]:
-        """Period, in samples, and correlation with the period before, both ``[B, L]``, of each frame."""
-        n_past = self.window + self.longest - self.shortest
-        first = self.context + self.hop - self._searched - self._n_unheard
-        parts = low[:, first : low.shape[1] - self._n_unheard].unfold(
-            -1, self.window + self.longest, self.hop
-        )  # [B, L, window + longest]
-        now, past = parts[..., self.longest :], parts[..., :n_past]
-        size = 1 << (n_past - 1).bit_length()
-        spectra = torch.fft.rfft(past, size) * torch.fft.rfft(now, size).conj()
-        products = torch.fft.irfft(spectra, size)[..., : self.longest - self.shortest + 1]
-        summed = fn.pad(past.square().cumsum(dim=-1), (1, 0))
-        energies = summed[..., self.window :] - summed[..., : -self.window]
-        scale = (energies + FLOOR) * (now.square().sum(dim=-1, keepdim=True) + FLOOR)
-        correlations = (products * scale.rsqrt()).flip(-1)  # [B, L, P], shortest lag first
-        best, place = correlations.max(dim=-1, keepdim=True)
-        for divisor in (2, 3):
-            shorter = ((place + self.shortest) / divisor).round().long() - self.shortest
-            around = shorter + torch.arange(-2, 3, device=low.device)  # [B, L, 5]
-            within = around.clamp(0, correlations.shape[-1] - 1)
-            correlation, which = correlations.gather(-1, within).max(dim=-1, keepdim=True)
-            is_better = (shorter >= 0) & (correlation > SHORTER * best)
-            place = torch.where(is_better, within.gather(-1, which), place)
-        correlation = correlations.gather(-1, place).clamp(0, 1)
-        return place[..., 0] + self.shortest, correlation[..., 0]
-
-    def _change(self, low: Tensor, periods: Tensor, correlations: Tensor) -> Tensor:
-        """What filtering by each of some periods ``[B, L, N]`` of a frame adds to it, ``[B, L, N, hop]``."""
-        periods, correlations = periods[..., None], correlations[..., None]
-        max_gain = MAX_GAIN_LIVE if self.is_live else MAX_GAIN
-        gain = max_gain * ((correlations - VOICED) / (1 - VOICED)).clamp_min(0)
-        scale = (1 + 2 * gain * correlations + gain.square()).rsqrt()  # keeps the energy
-        start = self.context - self.delay - self.margin
-        end = start + periods.shape[1] * self.hop
-        places = torch.arange(start, end, device=low.device).view(-1, 1, self.hop)
-
-        def at(places: Tensor) -> Tensor:
-            return low.gather(1, places.flatten(1)).view_as(places)
-
-        others = at(places - periods)
-        if not self.is_live:
-            others = (others + at(places + periods)) / 2
-        here = low[:, start:end].view(len(low), -1, 1, self.hop)
-        return scale * gain * others + (scale - 1) * here
-
-
-def low_pass(half: int, cutoff: float) -> Tensor:
-    """``[2 * half + 1]``, Hamming-windowed; ``cutoff`` as a share of the sampling rate."""
-    n = torch.arange(-half, half + 1, dtype=torch.float64)
-    kernel = torch.sinc(2 * cutoff * n) * (0.54 + 0.46 * torch.cos(math.pi * n / half))
-    return (kernel / kernel.sum()).float()
-
-
-def filter_of(codec: Codec, *, is_live: bool = False) -> PitchFilter | None:
-    """The filter for what ``codec`` decodes; None behind a lattice, which keeps the waveform."""
     if isinstance(codec.quantizer, LatticeQuantizer):
         return None
+    if codec.enhancer is not None and not is_live:
+        return codec.enhancer
     config = codec.config
     return _filter(config.hop, config.sample_rate_hz, is_live, codec.decoder.output_scale.device)
 

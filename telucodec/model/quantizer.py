@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from telucodec.model.search import Fit, search
+from telucodec.model.search import Stages
 
 N_PRICES = 50  # of a stage that are tried where an item's stages are spread over its frames
 
@@ -45,11 +45,15 @@ class ResidualVectorQuantizer(nn.Module):
         search_width: paths that the search for codes keeps open, see `telucodec.model.search`.
     """
 
+    search_scale: Tensor
+
     def __init__(
         self, *, n_codebooks: int, codebook_size: int, latent_dim: int, update: str, search_width: int = 1
     ) -> None:
         super().__init__()
         self.search_width = search_width
+        self._searched: tuple[tuple[int | None, ...], Stages] | None = None
+        self.register_buffer("search_scale", torch.ones(latent_dim), persistent=False)  # [D]
         codebooks = 0.1 * torch.randn(n_codebooks, codebook_size, latent_dim)
         if update == "gradient":
             self.codebooks = nn.Parameter(codebooks)
@@ -59,6 +63,13 @@ class ResidualVectorQuantizer(nn.Module):
     @property
     def n_codebooks(self) -> int:
         return self.codebooks.shape[0]
+
+    def weigh_search(self, weights: Sequence[float]) -> None:
+        """From now on the search for codes weighs squared errors of latents by ``weights``, D of them.
+
+        See `telucodec.train.sensitivity`. Searches that are already made keep their weights.
+        """
+        self.search_scale.copy_(torch.tensor(weights).sqrt())
 
     def forward(
         self, latents: Tensor, n_active: Tensor | None = None, *, is_spread: bool = False
@@ -110,31 +121,38 @@ class ResidualVectorQuantizer(nn.Module):
         """``[B, D, L]`` -> codes ``[B, Q', L]`` int64 of the first ``n_codebooks`` stages (all if None)."""
         return self.encode_with_errors(latents, n_codebooks)[0]
 
-    def fits(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> list[Fit]:
-        """`telucodec.model.search.Fit` of the first ``n_codebooks`` stages (all if None).
+    def stages(self, n_codebooks: int | None = None, *, is_packed: bool = False) -> Stages | None:
+        """The first ``n_codebooks`` stages (all if None), for callers that encode again and again."""
+        return Stages(self.codebooks.detach()[:n_codebooks], self.search_scale, is_packed=is_packed)
 
-        For callers that encode again and again.
-        """
-        codebooks = self.codebooks.detach()[:n_codebooks]
-        return [Fit(book, is_first=stage == 0, is_packed=is_packed) for stage, book in enumerate(codebooks)]
+    def _known_stages(self, n_codebooks: int | None) -> Stages:
+        """Those that were searched last, if nothing has changed since: laying them out takes a while."""
+        weights = self.codebooks, self.search_scale
+        changes = [0 if weight.is_inference() else weight._version for weight in weights]
+        version = (n_codebooks, *changes, *(weight.data_ptr() for weight in weights))
+        if self._searched is None or self._searched[0] != version:
+            self._searched = version, Stages(self.codebooks.detach()[:n_codebooks], self.search_scale)
+        return self._searched[1]
 
     def encode_with_errors(
         self,
         latents: Tensor,
         n_codebooks: int | None = None,
         *,
-        stages: Sequence[Fit] | None = None,
+        stages: Stages | None = None,
         least: Sequence[float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`encode`, and the squared error of each frame after 0 to Q' stages, ``[B, Q' + 1, L]``.
 
-        ``stages`` are those of `fits` for as many stages, and say how many if ``n_codebooks`` is None;
+        Errors are weighted as the search weighs them.
+
+        ``stages`` are those of `stages` for as many, and say how many if ``n_codebooks`` is None;
         ``least`` says how far frames are searched, see `telucodec.model.search.search`.
         """
-        stages = self.fits(n_codebooks) if stages is None else stages
+        stages = stages or self._known_stages(n_codebooks)
         n_items, dim, n_frames = latents.shape
         vectors = latents.detach().float().transpose(1, 2).reshape(-1, dim)
-        found = search(vectors, self.codebooks.detach(), stages, self.search_width, least)
+        found = stages.search(vectors, self.search_width, least)
         codes, errors = (part.view(len(part), n_items, n_frames).transpose(0, 1) for part in found)
         return codes, errors
 

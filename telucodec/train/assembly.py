@@ -33,9 +33,11 @@ def assemble(config: Config, fabric: Fabric | None = None) -> Assembly:
     fabric = fabric or build_fabric(config.train)
     torch.manual_seed(config.train.seed)
     codec = build_codec(config.model)
-    if config.train.parts == "decoder":
+    if config.train.keeps_codes:
         for part in (codec.encoder, codec.quantizer):
             part.requires_grad_(False)
+    if config.train.parts == "enhancer":
+        codec.decoder.requires_grad_(False)
     loss = ReconstructionLoss(config.loss, config.model.sample_rate_hz).to(fabric.device)
     quantizer = config.model.quantizer
     check_fault(config.fault.name)

@@ -105,7 +105,7 @@ def _with_culprit(diagnosis: Diagnosis, culprit: str) -> Diagnosis:
 def plan_of(config: Config) -> Plan:
     """What rules know of the settings."""
     by_gradient = ("quantizer",) if config.model.quantizer.codebook_update == "gradient" else ()
-    learned = ("decoder",) if config.train.parts == "decoder" else ("encoder", "decoder", *by_gradient)
+    learned = (config.train.parts,) if config.train.keeps_codes else ("encoder", "decoder", *by_gradient)
     return Plan(
         codebook_size=config.model.quantizer.codebook_size,
         n_warmup_steps=config.optim.n_warmup_steps,

@@ -6,6 +6,7 @@ Shapes: Q codebooks, L frames.
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from telucodec.allocation import Priced
 from telucodec.bitstream.bitpack import Codes
-from telucodec.coders import RATES, REFINED_KBPS, base_kbps, price_among
+from telucodec.coders import RATES, REFINED_KBPS, base_kbps, measured_rates, price_among
 from telucodec.config import DataConfig
 from telucodec.decoding import FILE_FRAMES
 from telucodec.errors import DataError
@@ -32,12 +33,14 @@ from telucodec.prior.layered import N_BASE, REFINEMENT_TABLES
 from telucodec.prior.tables import TABLES, Tables
 from telucodec.refining import Refiner, refinement_of
 from telucodec.train.data import Corpus, load_corpus, split_speakers
+from telucodec.train.sensitivity import search_weights
 
 log = logging.getLogger(__name__)
 
 N_PRICES = 40
 N_MEASURED = 24  # numbers of stages
-N_CLASSES, RANK = 30, 12  # of the tables of a lattice quantizer, which has many stages
+N_WEIGHED = 48  # clips that weights of the search are measured on
+N_CLASSES, RANK = 30, 10  # of the tables of a lattice quantizer, which has many stages
 SNRS_DB = 16.0, 40.0  # range of what its step is drawn from, for each clip
 REFINED_RANGE_KBPS = REFINED_KBPS, 12.0  # rates at which refinements are counted
 STEPS = FIRST_STEP, FIRST_STEP + N_STEPS  # range of what their steps are drawn from: all that files may take
@@ -45,12 +48,21 @@ MINUTES = 150.0  # of audio; from 30 to 133 minutes, the codes of unseen speaker
 
 
 def fit_entropy(
-    folder: Path, data_dir: Path, *, max_minutes: float = MINUTES, device: str = "cpu", seed: int = 0
+    folder: Path,
+    data_dir: Path,
+    *,
+    max_minutes: float = MINUTES,
+    device: str = "cpu",
+    seed: int = 0,
+    keeps_tables: bool = False,
 ) -> Tables:
     """Fit tables to the weights in ``folder`` on audio below ``data_dir``, and write them beside the weights.
 
+    Args:
+        keeps_tables: leave those of the network's stages, and with them its streams, as they are.
+
     Raises:
-        ModelError: ``folder`` holds no weights.
+        ModelError: ``folder`` holds no weights, or no tables to keep.
         DataError: ``data_dir`` holds no audio.
     """
     config = DataConfig()
@@ -63,7 +75,8 @@ def fit_entropy(
             "too few clips to hold some out: the rates are those of the clips the tables were fitted to"
         )
         held_out = corpus
-    return write_entropy(folder, codec, corpus, held_out, max_minutes=max_minutes, seed=seed)
+    kept = Tables.load(folder / TABLES) if keeps_tables else None
+    return write_entropy(folder, codec, corpus, held_out, max_minutes=max_minutes, seed=seed, tables=kept)
 
 
 def write_entropy(
@@ -74,10 +87,17 @@ def write_entropy(
     *,
     max_minutes: float = MINUTES,
     seed: int = 0,
+    tables: Tables | None = None,
 ) -> Tables:
-    """Tables fitted to ``corpus``, and the rates they give on ``held_out``, written into ``folder``."""
-    clips = encoded_clips(codec, corpus, max_minutes=max_minutes, seed=seed)
-    tables = _fitted([clip.codes for clip in clips], codec)
+    """Tables fitted to ``corpus``, and the rates they give on ``held_out``, written into ``folder``.
+
+    Before that, the weights of the search for codes, which the prices of bits rest on. ``tables`` that are
+    given are taken as they are.
+    """
+    weights = weigh_search(codec, corpus, seed=seed)
+    if tables is None:
+        clips = encoded_clips(codec, corpus, max_minutes=max_minutes, seed=seed)
+        tables = _fitted([clip.codes for clip in clips], codec)
     unseen = encoded_clips(codec, held_out, max_minutes=max_minutes, seed=seed)
     packets = [packet for clip in unseen for packet in _packets(clip)]
     rate_hz = codec.config.frame_rate_hz
@@ -86,7 +106,7 @@ def write_entropy(
     prices = []  # a lattice quantizer has steps in place of frames of variable depth
     if not isinstance(codec.quantizer, LatticeQuantizer):
         prices = price_rates(EntropyCoder.from_tables(tables, is_variable=True), packets, rates, rate_hz)
-        found |= {"prices": prices, "left": shares_left(packets)}
+        found |= {"prices": prices, "left": shares_left(packets), "search_weights": weights}
     tables.save(folder / TABLES)
     if prices:
         bits = np.array(rates) * 1000 / rate_hz
@@ -94,8 +114,20 @@ def write_entropy(
         _fitted_lattice(codes, refinement_of(codec).quantizer).save(folder / REFINEMENT_TABLES)
     with replacing(folder / RATES) as temporary:
         temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
-    log.info("entropy tables: %d clips counted, all stages take %.2f kbps", len(clips), rates[-1])
+    measured_rates.cache_clear()
+    log.info("entropy tables: all stages take %.2f kbps", rates[-1])
     return tables
+
+
+def weigh_search(codec: Codec, corpus: Corpus, *, seed: int) -> list[float]:
+    """Measure the weights of the search for codes, and let ``codec`` search with them; none for lattices."""
+    if isinstance(codec.quantizer, LatticeQuantizer):
+        return []
+    codec.quantizer.weigh_search([1.0] * codec.config.latent_dim)  # whatever was measured before
+    clips = islice(_clips(codec, corpus, MINUTES, np.random.default_rng(seed)), N_WEIGHED)
+    weights = search_weights(codec, clips, seed=seed)
+    codec.quantizer.weigh_search(weights)
+    return weights
 
 
 def _fitted(codes: list[Codes], codec: Codec) -> Tables:

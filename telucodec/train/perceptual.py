@@ -57,8 +57,7 @@ class DisturbanceLoss(nn.Module):
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         """``[B, T]`` and ``[B, T]`` -> scalar, about 0.2 (good) to 0.8 (bad)."""
         ours, theirs = self._power(estimate), self._power(target)  # [B, F, L]
-        level = (theirs * self.is_speech).sum(dim=1).mean(dim=1).clamp_min(LEAST_POWER)
-        gain = (SPEECH_POWER / level)[:, None, None]
+        gain = self._gain(theirs)
         ours, theirs = self._bands(ours) * gain, self._bands(theirs) * gain  # [B, L, J]
         our_loudness, their_loudness = self._loudness(ours), self._loudness(theirs)
         difference = our_loudness - their_loudness
@@ -73,8 +72,18 @@ class DisturbanceLoss(nn.Module):
         disturbance: Tensor = (0.1 * symmetric + 0.0309 * asymmetric) / loud
         return disturbance.mean()
 
+    def loudness(self, wav: Tensor) -> Tensor:
+        """Specific loudness ``[B, L, J]`` of ``[B, T]`` at a usual listening level; sone per Bark."""
+        power = self._power(wav)
+        return self._loudness(self._bands(power) * self._gain(power))
+
     def _power(self, wav: Tensor) -> Tensor:
         return _power(wav, self.n_fft, self.n_fft // 2, self.window) * self.high_pass
+
+    def _gain(self, power: Tensor) -> Tensor:
+        """Up to a usual listening level of speech, ``[B, 1, 1]``, from spectra ``[B, F, L]``."""
+        level = (power.detach() * self.is_speech).sum(dim=1).mean(dim=1).clamp_min(LEAST_POWER)
+        return (SPEECH_POWER / level)[:, None, None]
 
     def _bands(self, power: Tensor) -> Tensor:
         return power.transpose(1, 2) @ self.bank.T

@@ -63,11 +63,12 @@ def train_run(
         return _fitted(config, data_dir, out, watcher)
     found = _found_checkpoints(config, out, resume=resume, has_weights=init_from is not None)
     meter = Meter(budget, out)
+    given = None if init_from is None or resume else load_codec(init_from)
+    config = with_enhancer_of(given, config)
     corpora = load_data(config, data_dir)
     config, steps_per_epoch = with_planned_steps(config, corpora[0])
-    passed, refused = _preflight(
-        config, data_dir, corpora[0], watcher, budget, is_skipped=skip_preflight or resume
-    )
+    is_skipped = skip_preflight or resume
+    passed, refused = _preflight(config, data_dir, corpora[0], watcher, budget, is_skipped=is_skipped)
     if refused:
         reaction = "Refused before the first step"
         write_down(out, refused, reaction)
@@ -76,8 +77,8 @@ def train_run(
     run = Run(config, corpora, out, watcher, meter)
     if resume:
         _restore(run, found[-1])
-    elif init_from is not None:
-        _start_from(run, load_codec(init_from), init_from)
+    elif given is not None:
+        _start_from(run, given)
     else:
         run.initialize_codebooks()
     watcher.line(size_line(run.codec))
@@ -117,9 +118,10 @@ def _found_checkpoints(config: Config, out: Path, *, resume: bool, has_weights: 
     found = checkpoints(out / "checkpoints")
     if found and not resume:
         raise DataError(f"{out} holds a run already; pass --resume {out} to continue it, or another --out")
-    if config.train.parts == "decoder" and not (resume or has_weights):
+    if config.train.keeps_codes and not (resume or has_weights):
         raise ConfigError(
-            'train.parts is "decoder", but there is nothing to keep: name its weights, --init-from WEIGHTS'
+            f'train.parts is "{config.train.parts}", but there is nothing to keep: name the weights, '
+            "--init-from WEIGHTS"
         )
     if resume and not found:
         raise DataError(f"{out} holds no checkpoint to resume; expected {out}/checkpoints/step-*.pt")
@@ -202,6 +204,25 @@ def load_data(config: Config, data_dir: Path) -> tuple[Corpus, Corpus]:
     return split_speakers(corpus, config.data.validation_share)
 
 
+def with_enhancer_of(codec: Codec | None, config: Config) -> Config:
+    """``config`` with an enhancer of the shape of that of ``codec``, if only the latter has one.
+
+    Raises:
+        ConfigError: neither has one, and it is what is to be trained.
+    """
+    if config.model.enhancer_width:
+        return config
+    if codec is None or not codec.config.enhancer_width:
+        if config.train.parts == "enhancer":
+            raise ConfigError(
+                'train.parts is "enhancer", but model.enhancer_width is 0; expected channels, such as '
+                "--set model.enhancer_width=96"
+            )
+        return config
+    shape = {name: getattr(codec.config, name) for name in ("enhancer_width", "n_enhancer_units")}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **shape))
+
+
 def with_planned_steps(config: Config, corpus: Corpus) -> tuple[Config, int]:
     """Steps per epoch and, if epochs are set, the planned end in steps."""
     plan = config.train
@@ -224,8 +245,8 @@ def _restore(run: Run, path: Path) -> None:
         raise ModelError(f"{path} is not a checkpoint of this version: {error}") from error
 
 
-def _start_from(run: Run, codec: Codec, folder: Path) -> None:
+def _start_from(run: Run, codec: Codec) -> None:
     try:
         run.start_from(codec)
     except RuntimeError as error:
-        raise ModelError(f"{folder} does not fit the model settings of this run: {error}") from error
+        raise ModelError(f"{codec.folder} does not fit the model settings of this run: {error}") from error

@@ -81,8 +81,11 @@ class Run:
 
     def start_from(self, codec: Codec) -> None:
         """Take the weights of another run; its step, optimizer and schedule are not taken."""
-        self.codec.load_state_dict(codec.state_dict())
-        if self.config.train.parts == "decoder":
+        missing, unexpected = self.codec.load_state_dict(codec.state_dict(), strict=False)
+        others = [name for name in missing if codec.enhancer is not None or not name.startswith("enhancer.")]
+        if others or unexpected:
+            raise RuntimeError(f"weights are missing or too many: {', '.join([*others, *unexpected][:4])}")
+        if self.config.train.keeps_codes:
             keep_origin(self.folder, codec)
         self.learner.sums.copy_(self.codec.quantizer.codebooks)
         self.trainee.average = fresh_average(self.codec, self.config)
@@ -288,11 +291,11 @@ class Run:
         """Write the weights folder: averaged weights, configuration, card, entropy tables."""
         folder = self.folder / "weights"
         codec = self.evaluated()
-        is_decoder_only = self.config.train.parts == "decoder"
-        save_codec(codec, folder, codes_of=origin_id(self.folder) if is_decoder_only else None)
+        keeps_codes = self.config.train.keeps_codes
+        save_codec(codec, folder, codes_of=origin_id(self.folder) if keeps_codes else None)
         text = model_card(codec, self.config, self.corpus, self.trainee.step, self.figures)
         (folder / "README.md").write_text(text, encoding="utf-8")
-        if is_decoder_only:
+        if keeps_codes:
             copy_tables(self.folder, folder)
         else:
             minutes = self.config.train.entropy_minutes
