@@ -4,6 +4,7 @@ Shapes: Q codebooks, L frames.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -129,7 +130,7 @@ def measured_rates(model_folder: Path) -> Rates:
         prices = [(float(price), float(rate)) for price, rate in found.get("prices", [])]
         left = [float(share) for share in found.get("left", [])]
         weights = [float(weight) for weight in found.get("search_weights", [])]
-        if min(weights, default=1.0) <= 0:
+        if not all(0 < weight < math.inf for weight in weights):
             raise ValueError("search_weights are not all above 0")
         return Rates([float(rate) for rate in found["kbps"]], prices, left, weights)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -199,6 +199,17 @@ def test_training_hears_what_files_are_decoded_to():
     torch.testing.assert_close(made.wav, expected, rtol=0, atol=1e-5)
 
 
+def test_training_in_bfloat16_enhances_in_float32():
+    codec, wav = build_enhanced(), voice(60)
+    seen = []
+    codec.enhancer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    codec.enhancer.register_forward_hook(lambda *found: seen.append(found[2]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        codec(wav)
+    (decoded, depths), enhanced = seen
+    assert torch.equal(codec.enhancer(decoded, depths), enhanced)
+
+
 def test_live_packets_do_not_wait_for_it():
     codec = build_enhanced()
     live = filter_of(codec, is_live=True)

@@ -197,6 +197,12 @@ def test_the_preflight_leaves_random_numbers_alone_and_estimates_time_and_cost(s
     assert any("6 steps in 0.00 h, cost about" in line for line in watcher.lines)
 
 
+def test_a_fresh_enhancer_is_no_finding(speech):
+    model = dataclasses.replace(CONFIG.model, enhancer_width=8, n_enhancer_units=1)
+    found = examine_before(quick(dataclasses.replace(CONFIG, model=model)), speech, Watcher())
+    assert not found.serious
+
+
 def test_a_refused_run_leaves_a_diagnosis_and_no_checkpoint(speech, tmp_path):
     config = dataclasses.replace(quick(CONFIG), fault=FaultConfig(name="straight-through-missing"))
     outcome = train_run(config, speech, tmp_path / "run", Watcher())

@@ -3,6 +3,8 @@
 Shapes: B batch, D latent width, L frames, Q codebooks, K codewords.
 """
 
+import pickle
+
 import pytest
 import torch
 from torch.autograd.functional import jacobian
@@ -232,3 +234,50 @@ def test_the_codebooks_are_all_the_state_there_is_and_it_is_saved(update, is_par
     copy = make(update, seed=9)
     copy.load_state_dict(quantizer.state_dict())
     assert torch.equal(copy(latents).codes, before)
+
+
+@pytest.mark.parametrize("change", ["write", "weigh"])
+def test_stages_are_laid_out_again_when_something_has_changed(change):
+    quantizer, latents = make(update="ema"), draw()
+    quantizer.encode(latents)
+    before = quantizer._searched[1]
+    quantizer.encode(draw(seed=2))
+    assert quantizer._searched[1] is before
+    if change == "write":
+        quantizer.codebooks.normal_(generator=torch.Generator().manual_seed(9))
+    else:
+        quantizer.weigh_search([0.01, 1.0, 1.0, 1.0, 100.0])
+    fresh = make(update="ema")
+    fresh.codebooks.copy_(quantizer.codebooks)
+    fresh.search_scale.copy_(quantizer.search_scale)
+    assert torch.equal(quantizer.encode(latents), fresh.encode(latents))
+    assert quantizer._searched[1] is not before
+
+
+def test_weights_made_for_inference_are_laid_out_anew_each_time():
+    with torch.inference_mode():
+        quantizer = make(update="ema")
+    quantizer.encode(draw())
+    with torch.inference_mode():
+        quantizer.codebooks.mul_(-1)
+    fresh = make(update="ema")
+    fresh.codebooks.mul_(-1)
+    assert torch.equal(quantizer.encode(draw()), fresh.encode(draw()))
+
+
+def test_the_search_does_not_heed_autocast():
+    quantizer, latents = make(update="ema"), draw()
+    expected = quantizer.encode(latents)
+    quantizer.weigh_search([1.0] * D)  # lays out stages anew
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(quantizer.encode(latents), expected)
+    assert torch.equal(quantizer.encode(latents), expected)
+
+
+def test_copies_leave_what_was_laid_out_behind():
+    quantizer = make(update="ema")
+    codes = quantizer.encode(draw())
+    again = pickle.loads(pickle.dumps(quantizer))
+    assert again._searched is None
+    assert torch.equal(again.encode(draw()), codes)
+    assert quantizer._searched is not None

@@ -1,6 +1,7 @@
 """Weights of the search for codes: how much an error of each latent is heard."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -64,7 +65,11 @@ def test_they_come_with_the_rates(tmp_path):
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [([1.0] * (D - 1), f"search weights of {D - 1} latents.*expected {D}"), ([0.0] * D, "not all above 0")],
+    [
+        ([1.0] * (D - 1), f"search weights of {D - 1} latents.*expected {D}"),
+        ([0.0] * D, "not all above 0"),
+        ([math.nan] * D, "not all above 0"),
+    ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, weights, message):
     with pytest.raises(ModelError, match=f"{message}.*telucodec fit-entropy"):

@@ -76,7 +76,8 @@ class Codec(nn.Module):
         quantized = self.quantizer(latents, n_active, is_spread=is_spread)
         decoded = self.decoder(quantized.latents, place)
         if self.enhancer is not None:
-            decoded = self.enhancer(decoded.float(), quantized.n_active)
+            with torch.autocast(decoded.device.type, enabled=False):  # periods and spectra need float32
+                decoded = self.enhancer(decoded.float(), quantized.n_active)
         estimate = trim_delay(decoded, wav.shape[-1], self.config.delay)
         return Reconstruction(estimate, latents, quantized)
 

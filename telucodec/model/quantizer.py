@@ -14,7 +14,7 @@ Shapes: B batch, D latent width, L frames, Q codebooks (stages), K codewords per
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class ResidualVectorQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.search_width = search_width
-        self._searched: tuple[tuple[int | None, ...], Stages] | None = None
+        self._searched: tuple[object, Stages] | None = None
         self.register_buffer("search_scale", torch.ones(latent_dim), persistent=False)  # [D]
         codebooks = 0.1 * torch.randn(n_codebooks, codebook_size, latent_dim)
         if update == "gradient":
@@ -70,6 +70,7 @@ class ResidualVectorQuantizer(nn.Module):
         See `telucodec.train.sensitivity`. Searches that are already made keep their weights.
         """
         self.search_scale.copy_(torch.tensor(weights).sqrt())
+        self._searched = None
 
     def forward(
         self, latents: Tensor, n_active: Tensor | None = None, *, is_spread: bool = False
@@ -126,13 +127,21 @@ class ResidualVectorQuantizer(nn.Module):
         return Stages(self.codebooks.detach()[:n_codebooks], self.search_scale, is_packed=is_packed)
 
     def _known_stages(self, n_codebooks: int | None) -> Stages:
-        """Those that were searched last, if nothing has changed since: laying them out takes a while."""
+        """Those that were searched last, unless codebooks were written to: laying them out takes a while.
+
+        What is written through ``.data`` goes unnoticed, as it does by autograd.
+        """
         weights = self.codebooks, self.search_scale
-        changes = [0 if weight.is_inference() else weight._version for weight in weights]
-        version = (n_codebooks, *changes, *(weight.data_ptr() for weight in weights))
+        if any(weight.is_inference() for weight in weights):  # which do not tell
+            return Stages(self.codebooks[:n_codebooks], self.search_scale)
+        version = (n_codebooks, *((weight._version, weight.data_ptr()) for weight in weights))
         if self._searched is None or self._searched[0] != version:
             self._searched = version, Stages(self.codebooks.detach()[:n_codebooks], self.search_scale)
         return self._searched[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies lay out their own stages."""
+        return {**self.__dict__, "_searched": None}
 
     def encode_with_errors(
         self,
@@ -149,10 +158,11 @@ class ResidualVectorQuantizer(nn.Module):
         ``stages`` are those of `stages` for as many, and say how many if ``n_codebooks`` is None;
         ``least`` says how far frames are searched, see `telucodec.model.search.search`.
         """
-        stages = stages or self._known_stages(n_codebooks)
         n_items, dim, n_frames = latents.shape
         vectors = latents.detach().float().transpose(1, 2).reshape(-1, dim)
-        found = stages.search(vectors, self.search_width, least)
+        with torch.autocast(latents.device.type, enabled=False):
+            stages = stages or self._known_stages(n_codebooks)
+            found = stages.search(vectors, self.search_width, least)
         codes, errors = (part.view(len(part), n_items, n_frames).transpose(0, 1) for part in found)
         return codes, errors
 

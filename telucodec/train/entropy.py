@@ -95,6 +95,7 @@ def write_entropy(
     given are taken as they are.
     """
     weights = weigh_search(codec, corpus, seed=seed)
+    is_new = tables is None
     if tables is None:
         clips = encoded_clips(codec, corpus, max_minutes=max_minutes, seed=seed)
         tables = _fitted([clip.codes for clip in clips], codec)
@@ -107,7 +108,8 @@ def write_entropy(
     if not isinstance(codec.quantizer, LatticeQuantizer):
         prices = price_rates(EntropyCoder.from_tables(tables, is_variable=True), packets, rates, rate_hz)
         found |= {"prices": prices, "left": shares_left(packets), "search_weights": weights}
-    tables.save(folder / TABLES)
+    if is_new:
+        tables.save(folder / TABLES)
     if prices:
         bits = np.array(rates) * 1000 / rate_hz
         codes = refinement_codes(codec, corpus, bits, prices, max_minutes=max_minutes, seed=seed)

@@ -32,7 +32,7 @@ def origin_id(run: Path) -> bytes:
         return bytes.fromhex((run / ORIGIN / MODEL_ID).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{run} does not say whose codes its decoder learns: {error}; start again with --init-from"
+            f"{run} does not say whose codes it learns to decode: {error}; start again with --init-from"
         ) from error
 
 

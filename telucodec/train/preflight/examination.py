@@ -77,8 +77,11 @@ def _checks(config: Config, data_dir: Path, corpus: Corpus, budget: Budget) -> I
     yield size
     if size[0]:
         return
-    plan = dataclasses.replace(config.train, n_devices=1, parts="all")  # trials start from fresh weights
-    single = dataclasses.replace(config, train=plan)
+    # Trials start from fresh weights; a fresh enhancer would let all pass as it is, and learn from nothing.
+    plan = dataclasses.replace(config.train, n_devices=1, parts="all")
+    single = dataclasses.replace(
+        config, train=plan, model=dataclasses.replace(config.model, enhancer_width=0)
+    )
     batches = batches_of(single, corpus)
     assembly = assemble(single)
     memory = check_memory(assembly, single)
