@@ -151,11 +151,20 @@ def test_what_was_refined_for_another_decoder_is_refused_by_the_name_of_that(shi
         decode_file(shipped, path, tmp_path / "a.wav")
 
 
-def test_streams_of_the_same_weights_with_earlier_tables_are_refused_by_the_name_of_these(shipped, tmp_path):
-    path = GOLDEN.with_name("sixth-release.codes")  # by 0.6.0
-    assert summarize(path.read_bytes()).header.model_id == shipped.model_id
-    with pytest.raises(BitstreamError, match=r"tables c889ab30730952b8.* the version of telucodec that did"):
-        decode_file(shipped, path, tmp_path / "a.wav")
+@pytest.mark.parametrize(
+    ("name", "model", "tables"),
+    [
+        ("sixth-release", "speech-16k", "c889ab30730952b8"),
+        ("tenth-release-transparent", "transparent-16k", "721c60eb356f26b0"),
+    ],
+)
+def test_streams_of_the_same_weights_with_earlier_tables_are_refused_by_the_name_of_these(
+    tmp_path, name, model, tables
+):
+    path, codec = GOLDEN.with_name(f"{name}.codes"), open_codec(model, device="cpu")  # by 0.6.0 and 0.10.0
+    assert summarize(path.read_bytes()).header.model_id == codec.model_id
+    with pytest.raises(BitstreamError, match=f"tables {tables}.* the version of telucodec that did"):
+        decode_file(codec, path, tmp_path / "a.wav")
 
 
 def test_the_enhancer_leaves_less_to_be_heard(shipped):
