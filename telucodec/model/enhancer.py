@@ -32,7 +32,7 @@ class EnhancerState(NamedTuple):
 
     pitch: PitchState
     last: Tensor  # [B, 3, hop] samples: as decoded, one period before, one after
-    depth: Tensor  # [B, 1] of the last frame
+    depth: Tensor  # [B, n] stages of the last frames, as many as `last` and the periods lag behind
     units: tuple[Tensor, ...]
     spectra: Tensor  # [B, 3, N_AHEAD, F, 2] that wait for what comes after them
     tail: Tensor  # [B, 1, hop] that the next frame adds to

@@ -93,11 +93,10 @@ class Stages(nn.Module):
         axes = torch.linalg.eigh(spread.mean(dim=0))[1].flip(1)  # most first
         held = torch.einsum("ij,qik,kj->qj", axes, spread, axes).cumsum(dim=1)  # [Q, D]
         n_dims = ((held < HELD).sum(dim=1).div(N_TOGETHER, rounding_mode="floor") + 1) * N_TOGETHER
-        turned = codebooks @ axes.to(scale.dtype)
-        self._turn = scale[:, None] * axes.to(scale.dtype)
+        self._turn = scale[:, None] * axes
         self._fits = [
             Fit(book, n_dims=n, is_first=stage == 0, is_packed=is_packed)
-            for stage, (book, n) in enumerate(zip(turned, n_dims.tolist(), strict=True))
+            for stage, (book, n) in enumerate(zip(codebooks @ axes, n_dims.tolist(), strict=True))
         ]
         self._parts = nn.ModuleList(self._fits)  # a recording asks
 

@@ -213,7 +213,7 @@ def price_rates(
 
 
 def shares_left(packets: Sequence[Frames]) -> list[float]:
-    """Share of the latents' energy that the first 0 to Q stages leave, the mean over energy."""
+    """Share of the latents' energy, weighed as errors are, that the first 0 to Q stages leave."""
     energies = np.concatenate([packet.errors for packet in packets], axis=1).sum(axis=1, dtype=np.float64)
     return [float(f"{share:.4g}") for share in energies / max(energies[0], 1e-12)]
 

@@ -1,4 +1,4 @@
-"""What a decoder that is trained on its own keeps of the weights it started from: their id and tables.
+"""What is trained behind the codes keeps of the weights it started from: their id and tables.
 
 Kept in the run folder, so that a resumed run still knows it.
 """
