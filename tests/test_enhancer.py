@@ -199,6 +199,19 @@ def test_training_hears_what_files_are_decoded_to():
     torch.testing.assert_close(made.wav, expected, rtol=0, atol=1e-5)
 
 
+def test_training_hears_plain_items_as_live_packets_are_decoded():
+    codec = build_enhanced()
+    wav = voice(20).repeat(2, 1, 1)
+    plain = codec(wav, is_plain=torch.tensor([True, False])).wav
+    decoder_alone = build_enhanced()
+    decoder_alone.enhancer = None
+    torch.testing.assert_close(plain[:1], decoder_alone(wav).wav[:1])
+    torch.testing.assert_close(plain[1:], codec(wav).wav[1:])
+    codec.requires_grad_(True)(wav, is_plain=torch.tensor([True, True])).wav.square().sum().backward()
+    gradients = [parameter.grad for parameter in codec.enhancer.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
 def test_training_in_bfloat16_enhances_in_float32():
     codec, wav = build_enhanced(), voice(60)
     seen = []

@@ -31,7 +31,7 @@ from telucodec.train import state as state_module
 from telucodec.train.budget import Budget
 from telucodec.train.checkpoint import checkpoints, load_checkpoint
 from telucodec.train.engine import build_fabric
-from telucodec.train.loop import Trainee, draw_places, draw_stages, train, train_step
+from telucodec.train.loop import PLAIN, Trainee, draw_places, draw_plain, draw_stages, train, train_step
 from telucodec.train.losses import ReconstructionLoss
 from telucodec.train.optim import WeightAverage, build_optimizer
 from telucodec.train.run import train_run as checked_run
@@ -283,6 +283,16 @@ def test_dropout_draws_all_stages_or_any_number_of_them_from_seed_and_step():
     quantizer = dataclasses.replace(MODEL.quantizer, dropout=0.0)
     whole = dataclasses.replace(config, model=dataclasses.replace(MODEL, quantizer=quantizer))
     assert (draw_stages(100, whole, 0) == 4).all()
+
+
+def test_some_items_do_without_the_enhancer_unless_it_learns_alone():
+    wav = torch.zeros(8000, 1, 8)
+    drawn = draw_plain(wav, CONFIG, 3)
+    assert torch.equal(drawn, draw_plain(wav, CONFIG, 3))
+    assert not torch.equal(drawn, draw_plain(wav, CONFIG, 4))
+    assert abs(float(drawn.float().mean()) - PLAIN) < 0.02
+    alone = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, parts="enhancer"))
+    assert not draw_plain(wav, alone, 3).any()
 
 
 def test_items_of_a_batch_begin_at_places_of_their_own_which_the_seed_alone_decides():

@@ -66,18 +66,22 @@ class Codec(nn.Module):
         *,
         is_spread: bool = False,
         place: Tensor | None = None,
+        is_plain: Tensor | None = None,
     ) -> Reconstruction:
         """``[B, 1, T]`` through the first ``n_active[b]`` stages (all if None) and back to ``[B, 1, T]``.
 
         With ``is_spread`` through so many on average, see `telucodec.model.quantizer.spread`. ``place`` is
-        the decoder's.
+        the decoder's. Items ``is_plain[b]`` do without the enhancer, as live packets do.
         """
         latents = self.encoder(pad_to_frames(wav, self.config.hop, self.config.delay))
         quantized = self.quantizer(latents, n_active, is_spread=is_spread)
         decoded = self.decoder(quantized.latents, place)
         if self.enhancer is not None:
             with torch.autocast(decoded.device.type, enabled=False):  # periods and spectra need float32
-                decoded = self.enhancer(decoded.float(), quantized.n_active)
+                enhanced = self.enhancer(decoded.float(), quantized.n_active)
+            if is_plain is not None:  # weights of the enhancer get gradients even so, of zeros
+                enhanced = torch.where(is_plain[:, None, None], decoded.float(), enhanced)
+            decoded = enhanced
         estimate = trim_delay(decoded, wav.shape[-1], self.config.delay)
         return Reconstruction(estimate, latents, quantized)
 

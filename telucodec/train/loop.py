@@ -16,6 +16,8 @@ from telucodec.train.engine import Fabric, clip_gradients, is_finite_everywhere,
 from telucodec.train.losses import ReconstructionLoss, Terms
 from telucodec.train.optim import WeightAverage, learning_rate, set_learning_rate
 
+PLAIN = 0.2  # of the items are judged as decoded, without the enhancer
+
 
 class Adversary(Protocol):
     """Owns its discriminators and their optimizer, so the step below never sees them.
@@ -67,7 +69,9 @@ def train_step(
     set_learning_rate(optimizer, rate)
     n_active = draw_stages(wav.shape[0], config, seed).to(wav.device)
 
-    made: Reconstruction = trainee.wrapped(wav, n_active, is_spread=True, place=draw_places(wav, ~seed))
+    made: Reconstruction = trainee.wrapped(
+        wav, n_active, is_spread=True, place=draw_places(wav, ~seed), is_plain=draw_plain(wav, config, seed)
+    )
     estimate = made.wav.float()
     terms = loss(estimate, wav) | {"vq": quantizer_loss(made.quantized, config)}
     weighted = {name: getattr(config.loss, name) * value for name, value in terms.items()}
@@ -141,6 +145,13 @@ def draw_stages(n_items: int, config: Config, seed: int) -> Tensor:
     drawn = torch.randint(1, n_codebooks + 1, (n_items,), generator=generator)
     is_dropped = torch.rand(n_items, generator=generator) < dropout
     return torch.where(is_dropped, drawn, n_codebooks)
+
+
+def draw_plain(wav: Tensor, config: Config, seed: int) -> Tensor:
+    """Which items of ``[B, 1, T]`` do without the enhancer, as live packets do; none if it learns alone."""
+    share = 0.0 if config.train.parts == "enhancer" else PLAIN
+    generator = torch.Generator().manual_seed(seed ^ 1)
+    return (torch.rand(len(wav), generator=generator) < share).to(wav.device)
 
 
 def draw_places(wav: Tensor, seed: int) -> Tensor:
