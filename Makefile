@@ -42,8 +42,11 @@ type: setup  ## static types
 	$(BIN)/mypy
 
 test: setup  ## lint, types and tests: what CI runs
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory type
+	@$(MAKE) --no-print-directory -j2 checks pytest
+
+.PHONY: checks pytest
+checks: lint type
+pytest: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_JOBS)
 
 test-slow: setup  ## the tests that take minutes

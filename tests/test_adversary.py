@@ -190,6 +190,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bit_for_bit(speech, tmp_pat
     assert any(line.startswith("  adversary: loss") for line in watcher.lines)
 
 
+@pytest.mark.slow
 def test_a_run_without_discriminators_is_resumed_with_fresh_ones(speech, tmp_path):
     train_run(with_update("ema", n_steps=3), speech, tmp_path / "run", Watcher())
     path = checkpoints(tmp_path / "run" / "checkpoints")[-1]

@@ -112,6 +112,7 @@ def test_an_enhancer_learns_alone_behind_weights_that_had_none(recordings, tmp_p
     assert new["enhancer.weights_out.weight"].abs().max() > 0, "it began at zero"
 
 
+@pytest.mark.slow
 def test_an_enhancer_goes_on_from_one(recordings, tmp_path, first):
     once = train_run(with_enhancer(), recordings, tmp_path / "a", Watcher(), init_from=first("ema")).weights
     plan = with_enhancer()

@@ -109,7 +109,9 @@ def test_a_run_stopped_after_it_went_back_resumes_bit_for_bit(speech, tmp_path, 
     assert states[0]["lr_share"] == 0.5
 
 
-@pytest.mark.parametrize(("weight", "steps"), [(1.0, [1, 2, 3, 4, 5, 6]), (2.0, [4, 5, 6])])
+@pytest.mark.parametrize(
+    ("weight", "steps"), [pytest.param(1.0, [1, 2, 3, 4, 5, 6], marks=pytest.mark.slow), (2.0, [4, 5, 6])]
+)
 def test_a_run_resumed_with_other_loss_weights_is_judged_anew(speech, tmp_path, weight, steps):
     train_run(with_update("ema", n_steps=3), speech, tmp_path / "run", Watcher())
     config = with_update("ema", n_steps=6)

@@ -437,6 +437,7 @@ def test_resuming_equals_never_stopping_bit_for_bit(speech, tmp_path, whole, upd
     assert states[0]["step"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_stopped_off_the_schedule_of_saving_loses_no_step(speech, tmp_path, whole):
     config = with_update("ema", save_every=100, validate_every=100)
     for at in (1, 3):
