@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from telucodec.audio import read_audio
 from telucodec.config import ModelConfig, QuantizerConfig
 from telucodec.model.codec import Codec, build_codec, load_codec, save_codec
 from telucodec.pipeline import open_codec
+
+settings.register_profile("any machine", deadline=None)  # which may be busy with other tests
+settings.load_profile("any machine")
 
 CLIPS = Path(__file__).parents[1] / "data" / "clips"
 

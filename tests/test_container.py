@@ -152,7 +152,7 @@ def test_a_refusal_says_what_was_found_and_expected(data, message):
         Stream.from_bytes(data)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(STREAMS, st.booleans())
 def test_a_stream_survives_the_bytes(fields, has_seek_table):
     stream = codes_for(fields)
@@ -161,7 +161,7 @@ def test_a_stream_survives_the_bytes(fields, has_seek_table):
     assert summarize(data).file_bytes == len(data)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(STREAMS, st.integers(1, 18))
 def test_truncating_gives_the_bytes_of_fewer_stages(fields, n_kept):
     stream = codes_for(fields)

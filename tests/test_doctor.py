@@ -82,6 +82,7 @@ def test_a_run_goes_back_once_at_half_the_rate_and_then_stops(speech, tmp_path, 
     assert load_checkpoint(checkpoints(tmp_path / "run" / "checkpoints")[0])["doctor"]["n_rollbacks"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_it_went_back_resumes_bit_for_bit(speech, tmp_path, early, monkeypatch):
     """The poison is taken away once the run went back, as a clean copy of the data would do."""
 

@@ -171,6 +171,7 @@ def quick(config):
     )
 
 
+@pytest.mark.slow
 def test_a_run_after_the_preflight_equals_one_without(speech, tmp_path):
     states, weights = [], []
     for skip in (False, True):
