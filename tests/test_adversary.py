@@ -207,7 +207,6 @@ def test_a_run_without_discriminators_is_resumed_with_fresh_ones(speech, tmp_pat
     assert last["adversary"]["n_updates"] == 3
 
 
-@pytest.mark.slow
 def test_a_new_run_can_go_on_with_the_discriminators_of_another(speech, tmp_path):
     first = train_run(adversarial(with_update("ema", n_steps=2)), speech, tmp_path / "first", Watcher())
     old = load_checkpoint(checkpoints(tmp_path / "first" / "checkpoints")[-1])["adversary"]

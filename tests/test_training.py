@@ -295,6 +295,16 @@ def test_some_items_do_without_the_enhancer_unless_it_learns_alone():
     assert not draw_plain(wav, alone, 3).any()
 
 
+@pytest.mark.parametrize(("share", "is_learned"), [(0.0, True), (1.0, False)])
+def test_a_step_teaches_the_enhancer_by_the_items_that_go_through_it(monkeypatch, share, is_learned):
+    monkeypatch.setattr("telucodec.train.loop.PLAIN", share)
+    model = dataclasses.replace(CONFIG.model, enhancer_width=8, n_enhancer_units=1)
+    config, clip = dataclasses.replace(CONFIG, model=model), voiced()[None, None]
+    fabric, trainee, loss = make_trainee(config, clip)
+    train_step(fabric, trainee, loss, config, clip)
+    assert trainee.codec.enhancer.weights_out.weight.grad.any() == is_learned
+
+
 def test_items_of_a_batch_begin_at_places_of_their_own_which_the_seed_alone_decides():
     wav = torch.zeros(64, 1, 16)
     places = draw_places(wav, 3)
