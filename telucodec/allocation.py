@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import Codes
-from telucodec.bitstream.coder import ENTROPY_MODES, PacketCoder
+from telucodec.bitstream.coder import ENTROPY_MODES, N_LEVEL_STAGES, PacketCoder
 from telucodec.coders import (
     LEAST_KBPS,
     base_kbps,
@@ -42,7 +42,7 @@ class Remainder(Protocol):
     """Tells what a network's codes leave, and codes that; free of torch, see `telucodec.refining.Refiner`."""
 
     def residuals(self, packets: Sequence[Frames], codes: Sequence[Codes]) -> list[NDArray[np.float32]]:
-        """``[N, L]`` of the next packets if ``codes`` are written of them."""
+        """``[N, L]`` of the next packets if ``codes`` are written of them, first codes of levels."""
 
     def codes_at(self, residuals: NDArray[np.float32], step: int) -> Codes:
         """Codes ``[Q, L]`` of residuals with a step."""
@@ -118,11 +118,12 @@ class Refined:
         codes, bases = within_budget(
             self.coder.base, depths, n_packets, share, enough=0, limit=share * (1 + SLACK)
         )
-        steps = StepLadder(self.remainder.residuals(packets, codes), self.remainder.codes_at)
+        left = self.remainder.residuals(packets, codes)
+        steps = StepLadder(left, self.remainder.codes_at, n_fixed=N_LEVEL_STAGES)
         whole = n_bits * self.kbps
-        left = whole - 8 * sum(len(joined(base, b"")) for base in bases)
-        enough = left - (1 - CLOSE) * whole
-        _, refined = within_budget(self.coder.refinement, steps, n_packets, left, enough=enough)
+        rest = whole - 8 * sum(len(joined(base, b"")) for base in bases)
+        enough = rest - (1 - CLOSE) * whole
+        _, refined = within_budget(self.coder.refinement, steps, n_packets, rest, enough=enough)
         return [joined(*layers) for layers in zip(bases, refined, strict=True)]
 
 

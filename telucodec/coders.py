@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from telucodec.bitstream.coder import ENTROPY_MODES, FixedWidthCoder, PacketCoder
+from telucodec.bitstream.coder import ENTROPY_MODES, N_LEVEL_STAGES, FixedWidthCoder, PacketCoder
 from telucodec.bitstream.container import check_coder
 from telucodec.bitstream.header import Header
 from telucodec.errors import BitstreamError, ConfigError, ModelError
@@ -27,7 +27,7 @@ RATES = "rates.json"
 REFINED_KBPS = 5.5
 """The rate from which a refinement is worth its bits."""
 
-LEAST_KBPS = 0.8
+LEAST_KBPS = 1.2
 """Of a refined stream that are left to the refinement at least."""
 
 
@@ -92,12 +92,13 @@ def _layered_coder(model_folder: Path) -> LayeredCoder:
 
 def base_kbps(kbps: float) -> float:
     """What the network's stages may take of the rate of a refined stream; why so much is in docs/log.md."""
-    return min(kbps - LEAST_KBPS, 1.8 + 0.49 * kbps)
+    return min(kbps - LEAST_KBPS, 1.4 + 0.45 * kbps)
 
 
 def refined_stages(kbps: float, available: int) -> int:
     """Stages of the refinement that suit the rate of a refined stream: at low ones, fewer coefficients."""
-    return 1 + round(min(available - 1, 16 + 2 * (kbps - 6)))
+    n_first = 1 + N_LEVEL_STAGES
+    return n_first + round(min(available - n_first, 12 + 2 * (kbps - 6)))
 
 
 def coder_for(header: Header, model_folder: Path | None) -> PacketCoder:

@@ -1,7 +1,7 @@
 """Packets coded within a budget of bits: rungs from dear to cheap, and what is tried on them.
 
 A ladder says what becomes of each packet on each of its rungs, and about how many bits that takes. Free of
-torch. Shapes: Q codebooks, L frames of a packet, P packets, N refined coefficients.
+torch. Shapes: Q codebooks, L frames of a packet, P packets, N refined coefficients and levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ FAR_STEPS = 2  # 1.5 dB of noise, likewise
 BLOCK = 64  # packets whose depths are chosen together, which bounds the memory
 FIRST_STEP, N_STEPS = 128, 56  # codes of the steps that a refinement tries
 PER_OCTAVE, FIRST_SIZE = 8, 2.0**-4  # of these steps, and how large the first is: `telucodec.model.lattice`
+PER_FIXED = 1.3  # bits of a code that no step changes
 PER_LARGE, KNEE = 0.75, 0.3  # bits of a coefficient: so many times log2(1 + square), a step being `KNEE`
 
 
@@ -37,7 +38,7 @@ class Frames:
     codes: Codes  # [Q, L]
     errors: NDArray[np.float32]  # [Q + 1, L] squared error of the latents after 0 to Q stages
     latents: NDArray[np.float32] | None = None  # [D, L], where codes are chosen anew for each rate
-    targets: NDArray[np.float32] | None = None  # [N, L] coefficients of the recording, where they are refined
+    targets: NDArray[np.float32] | None = None  # [N, L] of the recording, where files are refined
 
     def part(self, start: int, stop: int) -> "Frames":
         """Frames ``start`` to ``stop``."""
@@ -225,19 +226,26 @@ class DepthLadder:
 
 
 class StepLadder:
-    """Residuals ``[N, L]`` of packets on lattices of growing steps, estimates by their magnitudes."""
+    """Residuals ``[N, L]`` of packets on lattices of growing steps, estimates by their magnitudes.
+
+    Args:
+        n_fixed: first rows of residuals that are codes, the same at any step.
+    """
 
     n_rungs = N_STEPS
     far = FAR_STEPS
 
-    def __init__(self, residuals: Sequence[NDArray[np.float32]], codes_at: CodesAt) -> None:
+    def __init__(
+        self, residuals: Sequence[NDArray[np.float32]], codes_at: CodesAt, *, n_fixed: int = 0
+    ) -> None:
         self._residuals, self._codes_at = residuals, codes_at
         # Histograms over parts of an octave, by which steps differ: a sum over them serves every rung.
         numbers = np.arange(-N_STEPS, N_STEPS + 1)  # of such a part, from the first step
-        counts = np.stack([_histogram(residual) for residual in residuals])  # [P, parts]
+        counts = np.stack([_histogram(residual[n_fixed:]) for residual in residuals])  # [P, parts]
         distance = numbers[:, None] + 0.5 - np.arange(self.n_rungs)  # magnitude over step, in parts
         taken = PER_LARGE * np.log2(1 + (2 ** (distance / PER_OCTAVE) / KNEE) ** 2)
-        self._estimates = (counts @ taken).T + 1.0  # [rungs, P]
+        fixed = np.array([PER_FIXED * n_fixed * residual.shape[1] for residual in residuals])
+        self._estimates = (counts @ taken).T + fixed + 1.0  # [rungs, P]
 
     def codes(self, places: NDArray[np.int64], rung: int) -> list[Codes]:
         """See `Ladder.codes`."""

@@ -1,6 +1,6 @@
 """The encoder's side of a refinement: decode what the network's stages say, and code what is left.
 
-Shapes: B batch, T samples, L frames of a packet, N refined coefficients, Q codebooks.
+Shapes: B batch, T samples, L frames of a packet, N refined coefficients, F bands, Q codebooks.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from telucodec.bitstream.bitpack import ABSENT, Codes
+from telucodec.bitstream.coder import N_LEVEL_STAGES
 from telucodec.frames import GROUP_FRAMES
 from telucodec.ladders import Frames
 from telucodec.model.codec import Codec, stages_of
+from telucodec.model.levels import LARGEST, N_BANDS
 from telucodec.model.live import rounded_synthesis
 from telucodec.model.postfilter import filter_of
 from telucodec.model.refinement import Refinement, n_refined, refinement
+from telucodec.prior.depths import steady
+
+CHANGE_OF_LEVEL = 6.0  # over kbps: squared steps that a change must pay for, less where bits are many
+QUIETER = 0.3  # steps less than a level that matches: too loud is heard, and spoils the SNR, before too quiet
 
 
 class Refiner:
@@ -25,13 +31,15 @@ class Refiner:
 
     Args:
         n_codebooks: stages of the refinement that are written.
+        kbps: rate of the stream, by which levels are as steady as they have to be.
     """
 
-    def __init__(self, codec: Codec, n_codebooks: int) -> None:
+    def __init__(self, codec: Codec, n_codebooks: int, kbps: float) -> None:
         like = codec.decoder.output_scale.new_empty(1, 0, 0)
         self.refinement = refinement_of(codec)
         self._n_codebooks = n_codebooks
-        self._n_refined = 2 * (n_codebooks - 1)
+        self._change = CHANGE_OF_LEVEL / kbps
+        self._n_refined = 2 * (n_codebooks - 1 - N_LEVEL_STAGES)
         self._device = like.device
         self._synthesis = rounded_synthesis(codec)
         self._decoder_state = self._synthesis.decoder.initial_state(like)
@@ -44,16 +52,19 @@ class Refiner:
 
     @torch.inference_mode()
     def targets(self, wav: Tensor) -> NDArray[np.float32]:
-        """Coefficients ``[N, L]`` of the next whole frames of the recording, ``[1, 1, L * hop]``."""
+        """Levels and coefficients ``[F + N, L]`` of the next whole frames of the recording, ``[1, 1, T]``."""
         wav = torch.cat([self._waiting, wav], dim=-1)
         n_waiting = self._filter.delay
         self._waiting = wav[..., -n_waiting:].clone()
-        coefficients, self._heard = self.refinement.targets(wav[..., :-n_waiting], self._heard)
-        found: NDArray[np.float32] = coefficients.cpu().numpy()[0].copy()
+        targets, self._heard = self.refinement.targets(wav[..., :-n_waiting], self._heard)
+        found: NDArray[np.float32] = targets.cpu().numpy()[0].copy()
         return found
 
     def residuals(self, packets: Sequence[Frames], codes: Sequence[Codes]) -> list[NDArray[np.float32]]:
-        """``[N, L]`` of the next packets, in the units of their steps, if ``codes`` are written of them."""
+        """What is left of the next packets if ``codes`` are written of them, ``[Q + N, L]`` each.
+
+        Codes of levels, `N_LEVEL_STAGES` of them, and the coefficients in the units of their steps.
+        """
         found: list[NDArray[np.float32]] = []
         first = 0
         while first < len(packets):
@@ -64,7 +75,12 @@ class Refiner:
             targets = [packet.targets for packet in packets[first:last] if packet.targets is not None]
             left = self._left(np.hstack(codes[first:last]), np.hstack(targets))
             ends = np.cumsum([target.shape[1] for target in targets])
-            found += np.split(left, ends[:-1], axis=1)
+            parts = np.split(left, ends[:-1], axis=1)
+            levels = _steady_levels([part[:N_BANDS] for part in parts], self._change)
+            found += [
+                np.vstack([self._codes_of(steps), part[N_BANDS:]])
+                for steps, part in zip(levels, parts, strict=True)
+            ]
             first = last
         return found
 
@@ -73,20 +89,41 @@ class Refiner:
         table = torch.from_numpy(np.where(codes != ABSENT, codes, np.int64(-1))[None]).to(self._device)
         (wav, _), self._decoder_state = self._synthesis.step(table, self._decoder_state)
         wav, self._filter_state = self._filter.step(wav, self._filter_state, stages_of(table))
-        coefficients, unit, self._decoded = self.refinement.decoded(wav, self._decoded)
-        left = (torch.from_numpy(targets).to(self._device)[None] - coefficients) / unit
-        found: NDArray[np.float32] = left[0, : self._n_refined].cpu().numpy().copy()
+        given = torch.from_numpy(targets).to(self._device)[None]
+        left, self._decoded = self.refinement.residuals(wav, given, self._decoded)
+        found: NDArray[np.float32] = left[0, : N_BANDS + self._n_refined].cpu().numpy().copy()
+        return found
+
+    def _codes_of(self, levels: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Codes of a packet's levels ``[F, L]``, as numbers to stand beside coefficients."""
+        codes = self.refinement.levels.encode(torch.from_numpy(levels).to(self._device))
+        found: NDArray[np.float32] = codes.cpu().numpy().astype(np.float32)
         return found
 
     @torch.inference_mode()
     def codes_at(self, residuals: NDArray[np.float32], step: int) -> Codes:
-        """Codes ``[Q, L]`` of residuals ``[N, L]`` with a step."""
-        whole = np.zeros((self.refinement.n_refined, residuals.shape[1]), dtype=np.float32)
-        whole[: len(residuals)] = residuals
+        """Codes ``[Q, L]`` of `residuals` with a step of their coefficients."""
+        of_levels, left = np.split(residuals, [N_LEVEL_STAGES])
+        whole = np.zeros((self.refinement.n_refined, left.shape[1]), dtype=np.float32)
+        whole[: len(left)] = left
         given = torch.from_numpy(whole).to(self._device)[None]
         codes = self.refinement.quantizer.encode_at(given, torch.tensor([step], device=self._device))
-        found: Codes = codes[0, : self._n_codebooks].cpu().numpy().astype(np.uint16)
-        return found
+        found = codes[0].cpu().numpy()
+        joined: Codes = np.vstack([found[:1], of_levels, found[1:]]).astype(np.uint16)[: self._n_codebooks]
+        return joined
+
+
+def _steady_levels(packets: Sequence[NDArray[np.float32]], change: float) -> list[NDArray[np.int64]]:
+    """Whole steps, a little less than those of each packet, ``[F, L]``, that change only where it pays."""
+    longest = max(packet.shape[1] for packet in packets)
+    alike = [np.pad(each, ((0, 0), (0, longest - each.shape[1])), mode="edge") for each in packets]
+    rows = np.vstack(alike) - QUIETER  # [P * F, L]
+    costs = (rows.T[..., None] - np.arange(-LARGEST, LARGEST + 1)) ** 2
+    chosen = steady(costs, np.full((len(rows), 1), change)).T - LARGEST
+    return [
+        steps[:, : each.shape[1]]
+        for steps, each in zip(np.vsplit(chosen, len(packets)), packets, strict=True)
+    ]
 
 
 def refinement_of(codec: Codec) -> Refinement:

@@ -94,7 +94,10 @@ class StreamEncoder:
         else:
             self._analysis = analysis(codec, self._n_codebooks)
             self._state = self._analysis.encoder.initial_state(self._like)
-        self._refiner = Refiner(codec, plan.n_refined) if plan.n_refined else None
+        self._refiner = None
+        if plan.n_refined:
+            assert plan.kbps is not None
+            self._refiner = Refiner(codec, plan.n_refined, plan.kbps)
         self._writer = PacketWriter(self.header, coder, has_seek_table=has_seek_table)
         self._is_held = is_held and plan.kbps is not None
         is_stepped = plan.kbps is not None and isinstance(codec.quantizer, LatticeQuantizer)

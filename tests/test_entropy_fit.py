@@ -9,6 +9,7 @@ import torch
 from conftest import TINY
 from typer.testing import CliRunner
 
+from telucodec.bitstream.coder import N_LEVEL_STAGES
 from telucodec.bitstream.container import summarize
 from telucodec.cli import app
 from telucodec.coders import RATES, measured_rates
@@ -16,10 +17,12 @@ from telucodec.config import DataConfig, QuantizerConfig
 from telucodec.evaluate.waveform import snr_db
 from telucodec.ladders import FIRST_STEP, N_STEPS
 from telucodec.model.codec import build_codec, load_codec, save_codec
+from telucodec.model.levels import N_POINTS
 from telucodec.pipeline import open_codec
 from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.layered import REFINEMENT_TABLES
 from telucodec.prior.tables import TABLES, Tables
+from telucodec.refining import Refiner
 from telucodec.streaming import StreamDecoder, StreamEncoder
 from telucodec.train.data import load_corpus
 from telucodec.train.entropy import encoded_clips, refinement_codes
@@ -89,14 +92,20 @@ def test_tables_of_stages_can_be_kept_while_the_rest_is_fitted_again(weights, au
     assert measured_rates(weights).kbps == rates["kbps"], "not those that were read before"
 
 
-def test_refinements_are_counted_at_all_steps_that_files_may_take(weights, audio):
+def test_refinements_are_counted_at_all_steps_that_files_may_take(weights, audio, monkeypatch):
     codec, corpus = load_codec(weights), load_corpus(audio, 16_000, DataConfig())
-    steps = set()
+    steps, codes_at = set(), Refiner.codes_at
+
+    def noted(refiner, left, step):
+        steps.add(step)
+        return codes_at(refiner, left, step)
+
+    monkeypatch.setattr(Refiner, "codes_at", noted)
     for seed in range(20):
-        clips = refinement_codes(
+        packets = refinement_codes(
             codec, corpus, np.array([5.0, 10.0, 15.0]), [(1.0, 2.0), (0.1, 8.0)], max_minutes=1, seed=seed
         )
-        steps |= {int(codes[0].min()) for codes in clips}
+        assert all((codes[1 : 1 + N_LEVEL_STAGES, 0] >= N_POINTS).all() for codes in packets)
     assert min(steps) < FIRST_STEP + 8
     assert FIRST_STEP + N_STEPS - 8 < max(steps) < FIRST_STEP + N_STEPS
 

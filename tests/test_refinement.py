@@ -11,7 +11,7 @@ from test_fuzz import MAX_SAMPLES, mutated
 from test_tables import CODES, small_tables
 
 from telucodec.allocation import plan_stages
-from telucodec.bitstream.coder import ENTROPY_MODES
+from telucodec.bitstream.coder import ENTROPY_MODES, N_LEVEL_STAGES
 from telucodec.bitstream.container import HEADER_BYTES, PacketWriter, summarize
 from telucodec.bitstream.parser import StreamParser
 from telucodec.coders import REFINED_KBPS, base_kbps, build_coder, refined_stages
@@ -19,11 +19,12 @@ from telucodec.errors import BitstreamError, ConfigError, ModelError
 from telucodec.evaluate.waveform import snr_db
 from telucodec.ladders import CLOSE, StepLadder, within_budget
 from telucodec.model.lattice import UNIT_STEP
+from telucodec.model.levels import N_BANDS
 from telucodec.model.refinement import LOUDER, Refinement
 from telucodec.pipeline import PRETRAINED, open_codec
 from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.layered import N_BASE, LayeredCoder, joined
-from telucodec.refining import refinement_of
+from telucodec.refining import Refiner, refinement_of
 from telucodec.streaming import StreamDecoder, StreamEncoder
 from telucodec.truncate import truncate_file
 
@@ -45,10 +46,14 @@ def refinement():
 
 
 def residuals(refinement, wav, decoded):
-    """Coefficients of ``wav`` less those of what was ``decoded`` of it, one hop late, in units of steps."""
+    """What was ``decoded``, one hop late, leaves of the coefficients of ``wav``, in units of steps."""
     targets, _ = refinement.targets(wav, refinement.initial_state(wav))
-    found, unit, _ = refinement.decoded(decoded, refinement.initial_state(decoded))
-    return (targets - found) / unit
+    return refinement.residuals(decoded, targets, refinement.initial_state(decoded))[0][:, N_BANDS:]
+
+
+def without_levels(codes):
+    """Codes of coefficients as those of a refinement."""
+    return torch.cat([codes[:, :1], torch.full_like(codes[:, :N_LEVEL_STAGES], -1), codes[:, 1:]], dim=1)
 
 
 def refined(refinement, decoded, codes):
@@ -79,7 +84,7 @@ def test_fine_steps_give_the_low_band_back_and_leave_the_rest(refinement):
     wav = noise()
     base = late(wav + noise(seed=1, level=0.003))
     codes = refinement.quantizer.encode_at(residuals(refinement, wav, base), torch.tensor([FINE]))
-    out = refined(refinement, base, codes)
+    out = refined(refinement, base, without_levels(codes))
     wanted = low_part(refinement, late(wav, 2))[..., 3:]
     before = (low_part(refinement, late(base))[..., 3:] - wanted).square().mean()
     after = (low_part(refinement, out)[..., 3:] - wanted).square().mean()
@@ -97,7 +102,7 @@ def test_without_codes_the_base_comes_one_frame_late(refinement):
 def test_codes_of_fewer_stages_refine_the_lowest_coefficients(refinement):
     wav, base = noise(), late(noise(seed=1))
     codes = refinement.quantizer.encode_at(residuals(refinement, wav, base), torch.tensor([UNIT_STEP]))
-    added = refined(refinement, base, codes[:, :5]) - late(base)
+    added = refined(refinement, base, without_levels(codes)[:, : N_LEVEL_STAGES + 5]) - late(base)
     assert low_part(refinement, added)[:, :8].abs().max() > 0.01
     assert low_part(refinement, added)[:, 8:].abs().max() < 1e-5
 
@@ -113,6 +118,7 @@ def test_pieces_give_what_the_whole_gives(refinement, cut):
     wav, base = noise(), noise(seed=1)
     codes = torch.randint(0, 9, (1, refinement.n_codebooks, 12), generator=torch.Generator().manual_seed(2))
     codes[:, 0] = UNIT_STEP
+    codes[:, 1:4, ::5] += 128  # levels as a whole
     whole = refined(refinement, base, codes)
     state, parts = refinement.initial_state(base), []
     for part, some in ((slice(0, cut), codes[..., :cut]), (slice(cut, 12), codes[..., cut:])):
@@ -182,16 +188,17 @@ def test_one_damaged_packet_costs_no_other():
 
 def test_steps_fill_a_budget(shipped):
     coder = build_coder(ENTROPY_MODES["refined"], 10, shipped.folder).refinement
-    quantizer = refinement_of(shipped).quantizer
-    generator = np.random.default_rng(0)
+    layer = refinement_of(shipped)
+    refiner, generator = Refiner(shipped, layer.n_codebooks, 6.0), np.random.default_rng(0)
     packets = [
-        (2.0 ** generator.uniform(-3, 1) * generator.standard_normal((quantizer.latent_dim, 25))).astype("f4")
+        np.vstack(
+            [
+                np.where(generator.random((N_LEVEL_STAGES, 25)) < 0.1, 1, 0),
+                2.0 ** generator.uniform(-3, 1) * generator.standard_normal((layer.n_refined, 25)),
+            ]
+        ).astype("f4")
         for _ in range(12)
     ]
-
-    def codes_at(residual, step):
-        found = quantizer.encode_at(torch.from_numpy(residual)[None], torch.tensor([step]))
-        return found[0].numpy().astype(np.uint16)
 
     class Counted:
         n_coded = 0
@@ -202,7 +209,8 @@ def test_steps_fill_a_budget(shipped):
 
     for budget in (6_000, 15_000, 30_000):
         counted = Counted()
-        codes, payloads = within_budget(counted, StepLadder(packets, codes_at), 12, budget)
+        ladder = StepLadder(packets, refiner.codes_at, n_fixed=N_LEVEL_STAGES)
+        codes, payloads = within_budget(counted, ladder, 12, budget)
         taken = 8 * sum(map(len, payloads))
         assert 0.97 * budget < taken <= budget
         assert coder.encode_all(codes) == payloads
@@ -315,9 +323,9 @@ def test_a_layer_that_leaves_bits_to_another_is_coded_once():
 
 
 def test_any_rate_above_the_lowest_is_planned(shipped):
-    for kbps in (2.0, 5.1, 1e6, float("inf")):
+    for kbps in (2.5, 5.1, 1e6, float("inf")):
         plan = plan_stages(shipped.config, shipped.folder, kbps=kbps, entropy="refined")
-        assert N_BASE < plan.n_codebooks <= N_BASE + 51
+        assert N_BASE + N_LEVEL_STAGES < plan.n_codebooks <= N_BASE + N_LEVEL_STAGES + 41
 
 
 def test_shares_and_stages_grow_with_the_rate():
@@ -325,9 +333,9 @@ def test_shares_and_stages_grow_with_the_rate():
     shares = [base_kbps(rate) for rate in rates]
     assert shares == sorted(shares)
     assert all(0.4 < share / rate < 0.9 for share, rate in zip(shares, rates, strict=True))
-    stages = [refined_stages(rate, 51) for rate in rates]
+    stages = [refined_stages(rate, 41 + N_LEVEL_STAGES) - N_LEVEL_STAGES for rate in rates]
     assert stages == sorted(stages)
-    assert (stages[0], stages[-1]) == (16, 45)
+    assert (stages[0], stages[-1]) == (12, 41)
 
 
 def test_files_are_refined_from_their_rate_on_and_live_streams_never(shipped):
@@ -347,8 +355,8 @@ def test_files_are_refined_from_their_rate_on_and_live_streams_never(shipped):
         ({"kbps": 9.2, "entropy": "refined", "frames_per_packet": 1}, "needs packets for files, held back"),
         ({"kbps": 9.2, "entropy": "refined", "n_codebooks": 8}, "has its own codebooks"),
         ({"entropy": "refined"}, "needs a rate"),
-        ({"kbps": 1.0, "entropy": "refined"}, r"expected 1\.9\d* kbps or more"),
-        ({"kbps": float("nan"), "entropy": "refined"}, r"expected 1\.9\d* kbps or more"),
+        ({"kbps": 1.0, "entropy": "refined"}, r"expected 2\.3\d* kbps or more"),
+        ({"kbps": float("nan"), "entropy": "refined"}, r"expected 2\.3\d* kbps or more"),
     ],
 )
 def test_what_cannot_be_refined_is_refused_with_a_remedy(shipped, settings, message):
@@ -442,7 +450,7 @@ def test_a_refined_stream_is_cut_down_to_the_networks_stages(shipped, clip, tmp_
     source.write_bytes(encoded(shipped, clip, kbps=9.2))
     whole, _ = decoded(shipped, source.read_bytes())
     found = []
-    for n_codebooks in (N_BASE + 8, N_BASE, 6):
+    for n_codebooks in (N_BASE + N_LEVEL_STAGES + 10, N_BASE, 6):
         target = tmp_path / f"{n_codebooks}.codes"
         truncate_file(source, target, n_codebooks=n_codebooks, model_folder=shipped.folder)
         out, damages = decoded(shipped, target.read_bytes())
@@ -463,7 +471,7 @@ def test_another_decoder_refuses_what_was_refined_for_this_one(shipped, clip, tm
 
 def test_the_shipped_tables_fit_the_refinement_of_the_shipped_weights(shipped):
     coder = build_coder(ENTROPY_MODES["refined"], 10, PRETRAINED / "speech-16k")
-    assert coder.refinement.n_codebooks == refinement_of(shipped).quantizer.n_codebooks
+    assert coder.refinement.n_codebooks == refinement_of(shipped).n_codebooks
 
 
 def test_short_packets_of_a_refined_stream_sound_like_long_ones(shipped, clip):

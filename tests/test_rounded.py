@@ -61,7 +61,7 @@ def test_only_encoders_of_files_round_and_only_where_it_is_faster(monkeypatch, i
     monkeypatch.setattr(live, "rounds_fast", lambda _: is_faster)
     codec = build_tiny(seed=0)  # another one each time: halves are kept
     assert has_rounded(StreamEncoder(codec)._analysis.encoder) is is_faster
-    assert has_rounded(Refiner(codec, 8)._synthesis.decoder) is is_faster
+    assert has_rounded(Refiner(codec, 16, 6.0)._synthesis.decoder) is is_faster
     assert not has_rounded(StreamEncoder(codec, frames_per_packet=1)._analysis.network)
     assert not has_rounded(live.synthesis(codec).decoder)
 

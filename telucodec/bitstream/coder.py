@@ -16,6 +16,9 @@ from telucodec.errors import BitstreamError
 ENTROPY_MODES = {"none": 0, "static": 1, "variable": 3, "refined": 4}
 """Names on the command line -> the byte in the header. A number never changes its meaning."""
 
+N_LEVEL_STAGES = 8
+"""Stages of a refinement, behind that of the step, that say levels of bands; coefficients come after them."""
+
 TABLES_HASH_BYTES = 8
 NO_TABLES = bytes(TABLES_HASH_BYTES)
 

@@ -12,6 +12,7 @@ map where this file measures the error.
 Shapes: Q codebooks, L frames, P packets, N prices.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -71,25 +72,37 @@ def choose_depths(
     (n_packets, _, n_frames), n_prices = errors.shape, len(prices)
     first = min(MIN_DEPTH, len(bits)) - 1
     costs = np.ascontiguousarray(errors[:, first + 1 :].transpose(2, 0, 1))  # [L, P, depths]
-    rent = np.repeat(prices, n_packets)[:, None] * bits[first:]  # [N * P, depths]
+    rent = prices[:, None, None] * bits[first:]  # [N, 1, depths]
     change = np.repeat(prices, n_packets)[:, None] * CHANGE_BITS
-    total = np.zeros_like(rent)  # of the cheapest way to the end of the frame, for each of its depths
-    best = np.zeros((n_frames, len(total)), dtype=np.int64)
-    is_change = np.zeros((n_frames, *total.shape), dtype=bool)
-    rows = np.arange(len(total))
-    for frame in range(n_frames):
-        if frame:
-            changed = total[rows, best[frame - 1]][:, None] + change
-            np.less(changed, total, out=is_change[frame])
-            np.minimum(changed, total, out=total)
-        total += rent
-        total.reshape(n_prices, n_packets, -1)[:] += costs[frame]
-        best[frame] = total.argmin(axis=1)
-    chosen: Depths = best.copy()
-    for frame in range(n_frames - 1, 0, -1):
-        here = chosen[frame]
-        chosen[frame - 1] = np.where(is_change[frame, rows, here], best[frame - 1], here)
+    chosen = steady(((rent + cost).reshape(len(change), -1) for cost in costs), change)
     return chosen.reshape(n_frames, n_prices, n_packets).transpose(1, 2, 0) + first + 1
+
+
+def steady(costs: Iterable[NDArray[np.floating]], change: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The cheapest choice of one column in each of L frames, for each of N rows by itself, ``[L, N]``.
+
+    By dynamic programming over the frames.
+
+    Args:
+        costs: ``[N, A]`` of each choice, frame by frame.
+        change: ``[N, 1]`` paid where a choice is another than in the frame before.
+    """
+    total = np.zeros_like(change)  # of the cheapest way to the end of the frame, for each choice there
+    rows = np.arange(len(change))
+    best: list[NDArray[np.int64]] = []
+    is_change: list[NDArray[np.bool_]] = []
+    for cost in costs:
+        if best:
+            changed = total[rows, best[-1]][:, None] + change
+            is_change.append(changed < total)
+            np.minimum(changed, total, out=total)
+        total = total + cost
+        best.append(total.argmin(axis=1))
+    chosen = np.array(best)
+    for frame in range(len(chosen) - 1, 0, -1):
+        here = chosen[frame]
+        chosen[frame - 1] = np.where(is_change[frame - 1][rows, here], best[frame - 1], here)
+    return chosen
 
 
 def estimated_bits(depths: Depths, bits: NDArray[np.floating]) -> NDArray[np.float64]:

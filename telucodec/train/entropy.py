@@ -6,6 +6,7 @@ Shapes: Q codebooks, L frames.
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ def write_entropy(
     if prices:
         bits = np.array(rates) * 1000 / rate_hz
         codes = refinement_codes(codec, corpus, bits, prices, max_minutes=max_minutes, seed=seed)
-        _fitted_lattice(codes, refinement_of(codec).quantizer).save(folder / REFINEMENT_TABLES)
+        layer = refinement_of(codec)
+        _fitted_lattice(codes, layer.contexts(), layer.quantizer).save(folder / REFINEMENT_TABLES)
     with replacing(folder / RATES) as temporary:
         temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
     measured_rates.cache_clear()
@@ -134,12 +136,14 @@ def weigh_search(codec: Codec, corpus: Corpus, *, seed: int) -> list[float]:
 
 def _fitted(codes: list[Codes], codec: Codec) -> Tables:
     if isinstance(codec.quantizer, LatticeQuantizer):
-        return _fitted_lattice(codes, codec.quantizer)
+        return _fitted_lattice(codes, codec.quantizer.contexts(), codec.quantizer)
     return fit_tables(codes, codebook_size=codec.config.quantizer.codebook_size)
 
 
-def _fitted_lattice(codes: list[Codes], quantizer: LatticeQuantizer) -> Tables:
-    contexts, size = quantizer.contexts(), len(quantizer.points)
+def _fitted_lattice(
+    codes: list[Codes], contexts: list[list[tuple[int, int]]], quantizer: LatticeQuantizer
+) -> Tables:
+    size = len(quantizer.points)
     return fit_tables(
         codes, codebook_size=size, contexts=contexts, n_classes=N_CLASSES, rank=RANK, is_ordered=True
     )
@@ -154,25 +158,27 @@ def refinement_codes(
     max_minutes: float,
     seed: int,
 ) -> list[Codes]:
-    """Codes of the refinement of whole clips, behind network stages as they are at rates that are refined.
+    """Codes of the refinement of packets, behind network stages as they are at rates that are refined.
 
     Args:
         bits: ``[Q]`` that the first 1 to Q stages of a frame take on average.
         prices: as from `price_rates`.
     """
     generator = np.random.default_rng(seed)
-    quantizer = refinement_of(codec).quantizer
     n_base = min(len(bits), N_BASE)
     found: list[Codes] = []
     for wav in _clips(codec, corpus, max_minutes, generator):
-        refiner = Refiner(codec, quantizer.n_codebooks)
+        kbps = generator.uniform(*REFINED_RANGE_KBPS)
+        refiner = Refiner(codec, refinement_of(codec).n_codebooks, kbps)
         codes, errors = codec.encode_with_errors(wav, n_codebooks=n_base)
         padded = pad_to_frames(wav, codec.config.hop, codec.config.delay)
         frames = Frames(_codes(codes), errors[0].cpu().numpy(), targets=refiner.targets(padded))
-        price = price_among(base_kbps(generator.uniform(*REFINED_RANGE_KBPS)), prices)
+        price = price_among(base_kbps(kbps), prices)
         depths = choose_depths(frames.errors[None], bits[:n_base], np.array([price]))[0, 0]
-        (left,) = refiner.residuals([frames], [cut(frames.codes, depths)])
-        found.append(refiner.codes_at(left, int(generator.integers(*STEPS))))
+        packets = _packets(replace(frames, codes=cut(frames.codes, depths)))
+        step = int(generator.integers(*STEPS))
+        for left in refiner.residuals(packets, [packet.codes for packet in packets]):
+            found.append(refiner.codes_at(left, step))
     return found
 
 
