@@ -22,6 +22,7 @@ N_BANDS = 2 * N_LEVEL_STAGES
 EDGES = 24, 34, 44, 54, 64, 74, 84, 100, 116, 132, 148, 176, 204, 232, 260, 288, 320  # of bands, in 320ths
 STEP_DB = 4.0
 LARGEST = 4  # steps, up or down
+REACH = 2 * LARGEST  # of a change
 N_POINTS = 128  # that say a change; as many more say levels
 SILENCE = 1e-5  # energy of a band, added so that silence has a level
 
@@ -38,13 +39,18 @@ class BandLevels(nn.Module):
 
     window: Tensor
     points: Tensor
+    index: Tensor
 
     def __init__(self, hop: int) -> None:
         super().__init__()
         self.hop = hop
         window = torch.sin(torch.pi * torch.arange(2 * hop, dtype=torch.float64) / (2 * hop))
         self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("points", lattice_points(N_POINTS), persistent=False)  # [K / 2, 2]
+        points = lattice_points(N_POINTS)
+        index = torch.full((2 * REACH + 1, 2 * REACH + 1), N_POINTS)  # of each point, N_POINTS for none
+        index[tuple((points + REACH).T)] = torch.arange(N_POINTS)
+        self.register_buffer("points", points, persistent=False)  # [K / 2, 2]
+        self.register_buffer("index", index, persistent=False)
         self._edges = [round(edge * hop / EDGES[-1]) for edge in EDGES]  # bins
 
     def initial_state(self, like: Tensor) -> LevelState:
@@ -67,9 +73,9 @@ class BandLevels(nn.Module):
     def encode(self, levels: Tensor) -> Tensor:
         """Codes ``[Q, L]`` of one packet with these ``[F, L]`` whole steps, none beyond `LARGEST`."""
         now = levels.view(len(levels) // 2, 2, -1).transpose(1, 2)  # [Q, L, 2]
-        changes = torch.cat([torch.full_like(now[:, :1], 2 * N_POINTS), now.diff(dim=1)], dim=1)
-        change, whole = self._code_of(changes), self._code_of(now)
-        return torch.where(change < N_POINTS, change, N_POINTS + whole)
+        no_change = torch.full_like(now[:, :1], REACH)  # which is none of the points
+        change = self._code_of(torch.cat([no_change, now.diff(dim=1)], dim=1))
+        return torch.where(change < N_POINTS, change, N_POINTS + self._code_of(now))
 
     def step(
         self, spectra: Tensor, codes: Tensor, state: LevelState, *, first_bin: int = 0
@@ -99,6 +105,6 @@ class BandLevels(nn.Module):
         return (first + second[:, :-1]).flatten(1)[:, None], LevelState(kept, second[:, -1:])
 
     def _code_of(self, points: Tensor) -> Tensor:
-        """Number of each point ``[..., 2]``; `N_POINTS` for those that have none."""
-        is_it = (points[..., None, :] == self.points).all(dim=-1)  # [..., K / 2]
-        return torch.where(is_it.any(dim=-1), is_it.int().argmax(dim=-1), N_POINTS)
+        """Number of each point ``[..., 2]``."""
+        first, second = (points + REACH).unbind(dim=-1)
+        return self.index[first, second]
