@@ -105,7 +105,10 @@ def test_refinements_are_counted_at_all_steps_that_files_may_take(weights, audio
         packets = refinement_codes(
             codec, corpus, np.array([5.0, 10.0, 15.0]), [(1.0, 2.0), (0.1, 8.0)], max_minutes=1, seed=seed
         )
-        assert all((codes[1 : 1 + N_LEVEL_STAGES, 0] >= N_POINTS).all() for codes in packets)
+        levels = [codes[1 : 1 + N_LEVEL_STAGES] for codes in packets]
+        assert all((codes[:, 0] >= N_POINTS).all() for codes in levels)
+        changes = np.hstack([codes[:, 1:] for codes in levels])
+        assert (changes > 0).any(axis=1).all(), "in the lowest bands, too"
     assert min(steps) < FIRST_STEP + 8
     assert FIRST_STEP + N_STEPS - 8 < max(steps) < FIRST_STEP + N_STEPS
 
