@@ -23,9 +23,10 @@ SAFETY = 1.006  # times what is to be expected, so that the next part does not m
 SPAN = 1024.0  # times the first price, up and down, is searched
 N_COARSE, N_FINE = 20, 12  # steps in the whole span, and in each of these steps
 FAR = 4  # of the fine steps, a quarter more or less: prices that differ by no more hardly cost quality
-FAR_STEPS = 2  # 1.5 dB of noise, likewise
+FAR_STEPS = 1  # 3 dB of noise, likewise
 BLOCK = 64  # packets whose depths are chosen together, which bounds the memory
-FIRST_STEP, N_STEPS = 128, 56  # codes of the steps that a refinement tries
+FIRST_STEP, N_STEPS, APART = 128, 14, 4  # codes of the steps that a refinement tries: tables tell few apart
+N_PARTS = APART * N_STEPS
 PER_OCTAVE, FIRST_SIZE = 8, 2.0**-4  # of these steps, and how large the first is: `telucodec.model.lattice`
 PER_FIXED = 1.3  # bits of a code that no step changes
 PER_LARGE, KNEE = 0.75, 0.3  # bits of a coefficient: so many times log2(1 + square), a step being `KNEE`
@@ -240,9 +241,9 @@ class StepLadder:
     ) -> None:
         self._residuals, self._codes_at = residuals, codes_at
         # Histograms over parts of an octave, by which steps differ: a sum over them serves every rung.
-        numbers = np.arange(-N_STEPS, N_STEPS + 1)  # of such a part, from the first step
+        numbers = np.arange(-N_PARTS, N_PARTS + 1)  # of such a part, from the first step
         counts = np.stack([_histogram(residual[n_fixed:]) for residual in residuals])  # [P, parts]
-        distance = numbers[:, None] + 0.5 - np.arange(self.n_rungs)  # magnitude over step, in parts
+        distance = numbers[:, None] + 0.5 - APART * np.arange(self.n_rungs)  # magnitude over step, in parts
         taken = PER_LARGE * np.log2(1 + (2 ** (distance / PER_OCTAVE) / KNEE) ** 2)
         fixed = np.array([PER_FIXED * n_fixed * residual.shape[1] for residual in residuals])
         self._estimates = (counts @ taken).T + fixed + 1.0  # [rungs, P]
@@ -250,7 +251,7 @@ class StepLadder:
     def codes(self, places: NDArray[np.int64], rung: int) -> list[Codes]:
         """See `Ladder.codes`."""
         chosen = [self._residuals[place] for place in places]
-        codes = self._codes_at(np.concatenate(chosen, axis=1), FIRST_STEP + rung)
+        codes = self._codes_at(np.concatenate(chosen, axis=1), FIRST_STEP + APART * rung)
         ends = np.cumsum([residual.shape[1] for residual in chosen])
         return np.split(codes, ends[:-1], axis=1)
 
@@ -265,10 +266,10 @@ class StepLadder:
 
 
 def _histogram(residual: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Magnitudes in each part of an octave, from `N_STEPS` parts below the first step to as many above."""
+    """Magnitudes in each part of an octave, from `N_PARTS` parts below the first step to as many above."""
     octaves = np.log2(np.abs(residual).ravel() / FIRST_SIZE + 1e-12)
     numbers = np.floor(PER_OCTAVE * octaves).astype(np.int64)
-    return np.bincount(np.clip(numbers, -N_STEPS, N_STEPS) + N_STEPS, minlength=2 * N_STEPS + 1)
+    return np.bincount(np.clip(numbers, -N_PARTS, N_PARTS) + N_PARTS, minlength=2 * N_PARTS + 1)
 
 
 def _first_within(estimates: NDArray[np.float64], budget: float) -> int:

@@ -1,7 +1,7 @@
 """How much louder bands of a recording are than what was decoded of it: to codes and back, frame by frame.
 
 Above the coefficients that a refinement codes as they are, waveforms need not match, levels should. Those of
-the network are 3 to 4 dB off in a band of a frame, behind 20 stages as behind 8.
+the network are 3.7 dB off in a band of a frame at 6 kbps, and more bits hardly help: 3.5 at 9.2.
 
 Levels are whole steps and are kept from frame to frame: a code says how those of two neighboring bands
 change, or, in the second half of the codebook, what they are, as in the first frame of every packet.

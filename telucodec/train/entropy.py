@@ -24,7 +24,7 @@ from telucodec.decoding import FILE_FRAMES
 from telucodec.errors import DataError
 from telucodec.files import replacing
 from telucodec.frames import pad_to_frames
-from telucodec.ladders import FIRST_STEP, N_STEPS, Frames
+from telucodec.ladders import APART, FIRST_STEP, N_STEPS, Frames
 from telucodec.model.codec import Codec, load_codec
 from telucodec.model.lattice import LatticeQuantizer, step_for
 from telucodec.prior.coder import EntropyCoder
@@ -44,7 +44,6 @@ N_WEIGHED = 48  # clips that weights of the search are measured on
 N_CLASSES, RANK = 30, 10  # of the tables of a lattice quantizer, which has many stages
 SNRS_DB = 16.0, 40.0  # range of what its step is drawn from, for each clip
 REFINED_RANGE_KBPS = REFINED_KBPS, 12.0  # rates at which refinements are counted
-STEPS = FIRST_STEP, FIRST_STEP + N_STEPS  # range of what their steps are drawn from: all that files may take
 MINUTES = 150.0  # of audio; from 30 to 133 minutes, the codes of unseen speakers shrink by 2.4 %
 
 
@@ -176,7 +175,7 @@ def refinement_codes(
         price = price_among(base_kbps(kbps), prices)
         depths = choose_depths(frames.errors[None], bits[:n_base], np.array([price]))[0, 0]
         packets = _packets(replace(frames, codes=cut(frames.codes, depths)))
-        step = int(generator.integers(*STEPS))
+        step = FIRST_STEP + APART * int(generator.integers(N_STEPS))
         for left in refiner.residuals(packets, [packet.codes for packet in packets]):
             found.append(refiner.codes_at(left, step))
     return found
