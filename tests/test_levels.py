@@ -12,6 +12,7 @@ from telucodec.ladders import Frames
 from telucodec.model.levels import LARGEST, N_BANDS, N_POINTS, STEP_DB, BandLevels
 from telucodec.prior.depths import steady
 from telucodec.refining import Refiner, refinement_of
+from telucodec.streaming import StreamDecoder, StreamEncoder
 
 HOP = 320
 N_FRAMES = 12
@@ -153,3 +154,32 @@ def test_levels_of_files_come_near_to_those_of_the_recording(shipped, clip):
     assert after < 0.6 * before, (before, after)
     changes = (np.diff(chosen, axis=1) != 0).mean()
     assert changes < (np.diff(off.round(), axis=1) != 0).mean() / 2
+    assert 0.15 < (off - chosen)[abs(off) < LARGEST].mean() < 0.45, "a little too quiet on purpose"
+
+
+def test_levels_change_more_often_where_bits_are_many(shipped, clip):
+    wav, changes = torch.from_numpy(clip)[None, None], []
+    codes, errors = shipped.encode_with_errors(wav, n_codebooks=8)
+    for kbps in (6.0, 15.0):
+        refiner = Refiner(shipped, 24, kbps)
+        heard = refiner.targets(pad_to_frames(wav, shipped.config.hop, shipped.config.delay))
+        frames = Frames(codes[0].numpy().astype(np.uint16), errors[0].numpy(), targets=heard)
+        (left,) = refiner.residuals([frames], [frames.codes])
+        changes.append((left[:N_LEVEL_STAGES, 1:] != 0).mean())
+    assert changes[1] > 1.3 * changes[0]
+
+
+def test_refined_files_have_the_levels_of_the_recording(shipped, clip, levels):
+    def measured(wav):
+        return levels.measure(levels.spectra(torch.from_numpy(wav)[None, None]))[:, 6:]  # above coefficients
+
+    off = []
+    for entropy in ("variable", "refined"):
+        encoder, decoder = (
+            StreamEncoder(shipped, kbps=9.2, entropy=entropy, is_held=True),
+            StreamDecoder(shipped),
+        )
+        data = encoder.push(clip) + encoder.flush()
+        out = np.concatenate([decoder.push(data), decoder.flush()])
+        off.append((measured(out) - measured(clip)).square().mean().sqrt())
+    assert off[1] < 0.8 * off[0]

@@ -73,8 +73,8 @@ class BandLevels(nn.Module):
     def encode(self, levels: Tensor) -> Tensor:
         """Codes ``[Q, L]`` of one packet with these ``[F, L]`` whole steps, none beyond `LARGEST`."""
         now = levels.view(len(levels) // 2, 2, -1).transpose(1, 2)  # [Q, L, 2]
-        no_change = torch.full_like(now[:, :1], REACH)  # which is none of the points
-        change = self._code_of(torch.cat([no_change, now.diff(dim=1)], dim=1))
+        too_much = torch.full_like(now[:, :1], REACH)  # which is none of the points
+        change = self._code_of(torch.cat([too_much, now.diff(dim=1)], dim=1))
         return torch.where(change < N_POINTS, change, N_POINTS + self._code_of(now))
 
     def step(
