@@ -20,8 +20,9 @@ import torch
 from telucodec.audio import find_audio, read_audio
 from telucodec.pipeline import find_model, open_codec
 from telucodec.prior.coder import EntropyCoder
-from telucodec.prior.predictor import TablePredictor, blank_sheet
-from telucodec.prior.tables import TABLES, Tables
+from telucodec.prior.network import NETWORK
+from telucodec.prior.predictor import blank_sheet
+from telucodec.prior.tables import TABLES
 
 HEADER_BYTES, PACKET_BYTES = 48, 6  # a file's header; a packet's length and CRC-32
 
@@ -32,19 +33,19 @@ def packets(codes, n_stages, n_frames):
     return [np.ascontiguousarray(codes[:n_stages, start : start + n_frames]) for start in starts]
 
 
-def stage_bits(tables, files, n_frames):
+def stage_bits(predictor, files, n_frames):
     """``[Q]`` bits per code that the model asks for, before whole bytes."""
-    predictor, bits, n_codes = TablePredictor(tables), np.zeros(tables.n_codebooks), 0
+    bits, n_codes = np.zeros(predictor.n_codebooks), 0
     for codes in files:
-        for packet in packets(codes, tables.n_codebooks, n_frames):
+        for packet in packets(codes, predictor.n_codebooks, n_frames):
             n_frames_here = packet.shape[1]
             n_codes += n_frames_here
             sheet, (start,) = blank_sheet([n_frames_here], predictor)
-            sheet[start : start + n_frames_here] = packet.T
+            sheet.codes[start : start + n_frames_here] = packet.T
             for stage in range(len(packet)):
                 for columns in predictor.batches(stage, start + np.arange(n_frames_here)):
                     odds, symbols = predictor.odds(sheet, [(stage, columns)]), predictor.symbols[stage]
-                    groups, places = np.divmod(symbols[sheet[columns, stage]], predictor.group_size)
+                    groups, places = np.divmod(symbols[sheet.codes[columns, stage]], predictor.group_size)
                     rows = np.arange(len(columns))
                     shares = odds.groups[rows, groups], odds.inside(groups)[rows, places]
                     bits[stage] -= sum(np.log2((share.astype(float) + 1) / 2**24).sum() for share in shares)
@@ -88,8 +89,8 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = find_model(options.model)
-    codec, tables = open_codec(str(folder), device="cpu"), Tables.load(folder / TABLES)
-    config, coder = codec.config, EntropyCoder.from_tables(tables)
+    codec, coder = open_codec(str(folder), device="cpu"), EntropyCoder.load(folder)
+    config, parts = codec.config, [folder / name for name in (TABLES, NETWORK)]
     groups = {}
     for path in find_audio(options.data_dir):
         name = path.relative_to(options.data_dir).parts[0]
@@ -103,14 +104,14 @@ def main():
         "machine": f"{platform.machine()}, 1 thread",
         "commit": commit.stdout.strip(),
         "model_id": codec.model_id.hex(),
-        "tables_hash": tables.hash.hex(),
-        "tables_bytes": (folder / TABLES).stat().st_size,
+        "tables_hash": coder.tables_hash.hex(),
+        "tables_bytes": sum(part.stat().st_size for part in parts if part.is_file()),
         "packet_frames": options.packet_frames,
-        "bits_per_code": stage_bits(tables, everything, options.packet_frames),
+        "bits_per_code": stage_bits(coder.predictor, everything, options.packet_frames),
         "stages": {n: measure(coder, everything, n, *shape) for n in options.stages},
         "by_folder": {
             name: {n: measure(coder, files, n, *shape)["saved_percent"] for n in options.stages}
-            | {"bits_per_code": stage_bits(tables, files, options.packet_frames)}
+            | {"bits_per_code": stage_bits(coder.predictor, files, options.packet_frames)}
             for name, files in groups.items()
         },
     }

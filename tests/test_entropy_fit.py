@@ -21,9 +21,11 @@ from telucodec.model.levels import N_POINTS
 from telucodec.pipeline import open_codec
 from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.layered import REFINEMENT_TABLES
+from telucodec.prior.network import NETWORK
 from telucodec.prior.tables import TABLES, Tables
 from telucodec.refining import Refiner
 from telucodec.streaming import StreamDecoder, StreamEncoder
+from telucodec.train import entropy
 from telucodec.train.data import load_corpus
 from telucodec.train.entropy import encoded_clips, refinement_codes
 
@@ -90,6 +92,29 @@ def test_tables_of_stages_can_be_kept_while_the_rest_is_fitted_again(weights, au
     assert result.exit_code == 0, result.output
     assert {path.name: path.read_bytes() for path in weights.iterdir()} == before, "the same again"
     assert measured_rates(weights).kbps == rates["kbps"], "not those that were read before"
+
+
+@pytest.mark.parametrize("worse", ["fit_network", "fit_tables"])
+def test_a_network_is_kept_only_if_codes_take_fewer_bytes_with_it(weights, audio, monkeypatch, worse):
+    fit = getattr(entropy, worse)
+
+    def spoiled(*arguments, **options):
+        """What is fitted, but for scores that prefer one codeword in a thousand of its equals."""
+        found = fit(*arguments, **options)
+        tables, *network = found if isinstance(found, tuple) else [found]
+        bias = tables.bias.copy()
+        bias[:, 0] += 10 << 16
+        tables = replace(
+            tables, bias=bias, fractions=np.full_like(tables.fractions, 16), basis=0 * tables.basis
+        )
+        return (tables, *network) if network else tables
+
+    monkeypatch.setattr(entropy, worse, spoiled)
+    (weights / NETWORK).write_bytes(b"of weights before these")
+    result = CliRunner().invoke(app, ["fit-entropy", "--data-dir", str(audio), "--model", str(weights)])
+    assert result.exit_code == 0, result.output
+    assert (weights / NETWORK).is_file() == (worse == "fit_tables")
+    assert EntropyCoder.load(weights).tables_hash.hex() in result.stdout
 
 
 def test_refinements_are_counted_at_all_steps_that_files_may_take(weights, audio, monkeypatch):

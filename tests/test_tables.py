@@ -191,7 +191,7 @@ def on_sheet(predictor, codes):
     """A sheet with one packet on it, and the columns of its frames."""
     n_codebooks, n_frames = codes.shape
     sheet, (start,) = blank_sheet([n_frames], predictor)
-    sheet[start : start + n_frames, :n_codebooks] = codes.T
+    sheet.codes[start : start + n_frames, :n_codebooks] = codes.T
     return sheet, start + np.arange(n_frames)
 
 
@@ -206,7 +206,7 @@ def test_the_size_is_the_entropy_of_the_model_within_a_tenth_of_a_percent_and_64
         for some in predictor.batches(stage, columns):
             odds, symbols = (
                 predictor.odds(sheet, [(stage, some)]),
-                predictor.symbols[stage, sheet[some, stage]],
+                predictor.symbols[stage, sheet.codes[some, stage]],
             )
             rows, (groups, places) = np.arange(len(symbols)), np.divmod(symbols, predictor.group_size)
             bits -= np.log2((odds.groups[rows, groups].astype(float) + 1) / TOTAL).sum()

@@ -163,11 +163,11 @@ def fit_entropy(
     from telucodec.train.entropy import fit_entropy as fit
 
     folder = find_model(model)
-    tables = fit(
+    tables_hash = fit(
         folder, data_dir, max_minutes=max_minutes, device=choose_device(device), keeps_tables=keep_tables
     )
     typer.echo(f"tables   {folder / TABLES}")
-    typer.echo(f"hash     {tables.hash.hex()}")
+    typer.echo(f"hash     {tables_hash.hex()}")
 
 
 def import_trainer() -> "Callable[..., Outcome]":

@@ -9,6 +9,7 @@ bytes are refused. Damaged bytes may still be the spelling of other codes, so a 
 Shapes: Q codebooks, L frames.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from telucodec.bitstream.bitpack import ABSENT, Codes
-from telucodec.bitstream.coder import ENTROPY_MODES, single
+from telucodec.bitstream.coder import ENTROPY_MODES, TABLES_HASH_BYTES, single
 from telucodec.bitstream.rangecoder import TOTAL_BITS, Frequencies, RangeReader, RangeWriter
 from telucodec.errors import BitstreamError
 from telucodec.prior.depths import Depths, depth_odds, depth_table, depths_of
-from telucodec.prior.predictor import BATCH, Columns, Predictor, Sheet, TablePredictor, blank_sheet
+from telucodec.prior.network import NETWORK, Codebooks, Network, read_codebooks
+from telucodec.prior.predictor import (
+    BATCH,
+    Columns,
+    NetworkPredictor,
+    Predictor,
+    Sheet,
+    TablePredictor,
+    blank_sheet,
+)
 from telucodec.prior.tables import TABLES, Tables
 
 MAX_FRAMES = 1 << 12  # of one packet
@@ -42,7 +52,7 @@ class EntropyCoder:
     def __init__(self, predictor: Predictor, tables_hash: bytes, *, is_variable: bool = False) -> None:
         self.tables_hash = tables_hash
         self.is_variable = is_variable
-        self._predictor = predictor
+        self.predictor = predictor
 
     @property
     def mode(self) -> int:
@@ -52,17 +62,30 @@ class EntropyCoder:
     @property
     def n_codebooks(self) -> int:
         """Stages that the predictor knows."""
-        return self._predictor.n_codebooks
+        return self.predictor.n_codebooks
 
     @classmethod
     def from_tables(cls, tables: Tables, *, is_variable: bool = False) -> "EntropyCoder":
-        """A coder with static tables."""
+        """A coder with static tables alone."""
         return cls(TablePredictor(tables), tables.hash, is_variable=is_variable)
+
+    @classmethod
+    def from_network(
+        cls, tables: Tables, network: Network, codebooks: Codebooks, *, is_variable: bool = False
+    ) -> "EntropyCoder":
+        """A coder with tables, and a network that knows the codebooks ``[Q, K, D]``."""
+        predictor = NetworkPredictor(tables, network, codebooks)
+        joined = hashlib.sha256(tables.hash + network.hash).digest()[:TABLES_HASH_BYTES]
+        return cls(predictor, joined, is_variable=is_variable)
 
     @classmethod
     def load(cls, folder: Path, *, is_variable: bool = False) -> "EntropyCoder":
         """The coder of the weights in ``folder``; `ModelError` if no tables lie beside them."""
-        return cls.from_tables(Tables.load(folder / TABLES), is_variable=is_variable)
+        tables = Tables.load(folder / TABLES)
+        if not (folder / NETWORK).is_file():
+            return cls.from_tables(tables, is_variable=is_variable)
+        network = Network.load(folder / NETWORK)
+        return cls.from_network(tables, network, read_codebooks(folder), is_variable=is_variable)
 
     def encode(self, codes: Codes) -> bytes:
         """Codes ``[Q, L]`` of the first Q stages, 1 to 4096 frames, as bytes.
@@ -91,10 +114,8 @@ class EntropyCoder:
         n_codebooks, n_frames = codes.shape
         depths = depths_of(codes) if self.is_variable else np.full(n_frames, n_codebooks)
         largest = int((np.where(codes == ABSENT, 0, codes) if self.is_variable else codes).max())
-        if largest >= self._predictor.codebook_size:
-            raise ValueError(
-                f"code {largest} is too large; these tables know {self._predictor.codebook_size}"
-            )
+        if largest >= self.predictor.codebook_size:
+            raise ValueError(f"code {largest} is too large; these tables know {self.predictor.codebook_size}")
         return depths
 
     def _write(self, lanes: list["_Lane"], packets: Sequence[Codes]) -> None:
@@ -103,8 +124,8 @@ class EntropyCoder:
         for lane, codes in zip(lanes, packets, strict=True):
             if self.is_variable:
                 lane.writer.write(lane.depths - 1, depth_odds(lane.depths, len(codes)))
-                codes = np.where(codes == ABSENT, self._predictor.codebook_size, codes)
-            sheet[lane.start : lane.start + len(lane.depths), : len(codes)] = codes.T
+                codes = np.where(codes == ABSENT, self.predictor.codebook_size, codes)
+            sheet.codes[lane.start : lane.start + len(lane.depths), : len(codes)] = codes.T
         units = [
             _Unit(lane, stage, columns[at : at + BATCH])
             for stage in range(n_stages)
@@ -117,16 +138,16 @@ class EntropyCoder:
 
     def _write_units(self, sheet: Sheet, units: list["_Unit"]) -> None:
         parts = [(unit.stage, unit.columns) for unit in units]
-        odds = self._predictor.odds(sheet, parts)
-        symbols = self._predictor.symbols
+        odds = self.predictor.odds(sheet, parts)
+        symbols = self.predictor.symbols
         groups, places = np.divmod(
-            np.concatenate([symbols[stage].take(sheet[columns, stage]) for stage, columns in parts]),
-            self._predictor.group_size,
+            np.concatenate([symbols[stage].take(sheet.codes[columns, stage]) for stage, columns in parts]),
+            self.predictor.group_size,
         )
         inside = odds.inside(groups)
         first = 0
         for unit in units:
-            for batch in self._predictor.batches(unit.stage, unit.columns):
+            for batch in self.predictor.batches(unit.stage, unit.columns):
                 rows = slice(first, first + len(batch))
                 unit.lane.writer.write(groups[rows], odds.groups[rows])
                 unit.lane.writer.write(places[rows], inside[rows])
@@ -149,13 +170,13 @@ class EntropyCoder:
         for run in _runs([len(lane.depths) for lane in lanes], SIDE_BY_SIDE):
             sheet = self._read(lanes[run], n_codebooks)
             for lane, (data, _) in zip(lanes[run], packets[run], strict=True):
-                codes = sheet[lane.start : lane.start + len(lane.depths), :n_codebooks].T
+                codes = sheet.codes[lane.start : lane.start + len(lane.depths), :n_codebooks].T
                 if lane.error is None and lane.writer.finish() != data:
                     lane.error = BitstreamError(
                         f"{len(data)} bytes of coded symbols are not what their {codes.size} codes "
                         "are written as"
                     )
-                is_there = codes != self._predictor.codebook_size  # what a sheet has for none
+                is_there = codes != self.predictor.codebook_size  # what a sheet has for none
                 found.append(lane.error or np.where(is_there, codes, ABSENT).astype(np.uint16))
         return found
 
@@ -178,7 +199,7 @@ class EntropyCoder:
     def _read(self, lanes: list["_Lane"], n_codebooks: int) -> Sheet:
         sheet = self._sheet(lanes)
         for stage in range(n_codebooks):
-            batches = [self._predictor.batches(stage, lane.columns(stage)) for lane in lanes]
+            batches = [self.predictor.batches(stage, lane.columns(stage)) for lane in lanes]
             for number in range(max(map(len, batches))):
                 units = [
                     _Unit(lane, stage, columns[number])
@@ -191,34 +212,34 @@ class EntropyCoder:
     def _read_units(self, sheet: Sheet, stage: int, units: list["_Unit"]) -> None:
         """Codes of one stage that nothing else among ``units``, `SIDE_BY_SIDE` codes at most, waits for."""
         columns = units[0].columns if len(units) == 1 else np.concatenate([unit.columns for unit in units])
-        odds = self._predictor.odds(sheet, [(stage, columns)])
+        odds = self.predictor.odds(sheet, [(stage, columns)])
         groups = _symbols(units, odds.groups)
         places = _symbols(units, odds.inside(groups))
-        sheet[columns, stage] = self._predictor.codewords[stage].take(
-            groups * self._predictor.group_size + places
+        sheet.codes[columns, stage] = self.predictor.codewords[stage].take(
+            groups * self.predictor.group_size + places
         )
         self._check(sheet, units)
 
     def _check(self, sheet: Sheet, units: list["_Unit"]) -> None:
         """Give up lanes in which ``units`` have a symbol of no codeword: the last group is filled up."""
-        size = self._predictor.codebook_size
-        if size % self._predictor.group_size:
+        size = self.predictor.codebook_size
+        if size % self.predictor.group_size:
             for unit in units:
-                if unit.lane.error is None and (sheet[unit.columns, unit.stage] == size).any():
+                if unit.lane.error is None and (sheet.codes[unit.columns, unit.stage] == size).any():
                     unit.lane.error = BitstreamError(
                         f"stage {unit.stage} has a symbol beyond those of its {size} codewords"
                     )
 
     def _sheet(self, lanes: list["_Lane"]) -> Sheet:
         """A sheet with room for ``lanes``, which are told where."""
-        sheet, starts = blank_sheet([len(lane.depths) for lane in lanes], self._predictor)
+        sheet, starts = blank_sheet([len(lane.depths) for lane in lanes], self.predictor)
         for lane, start in zip(lanes, starts, strict=True):
             lane.lay(start)
         return sheet
 
     def _complaint(self, n_codebooks: int, n_frames: int) -> str | None:
-        if not 1 <= n_codebooks <= self._predictor.n_codebooks:
-            return f"n_codebooks is {n_codebooks}; these tables know 1 to {self._predictor.n_codebooks}"
+        if not 1 <= n_codebooks <= self.predictor.n_codebooks:
+            return f"n_codebooks is {n_codebooks}; these tables know 1 to {self.predictor.n_codebooks}"
         if not 1 <= n_frames <= MAX_FRAMES:
             return f"a packet of {n_frames} frames; expected 1 to {MAX_FRAMES}"
         return None

@@ -2,8 +2,7 @@
 
 A packet is walked stage by stage, coarse first, so a code may be predicted from every frame of
 the stages before it, the later frames too. A predictor says which frames of a stage are coded in
-one batch; a batch sees only what earlier batches decided. A learned network becomes a prior by
-giving the same two answers in integers.
+one batch; a batch sees only what earlier batches decided.
 
 Each code is coded in two steps, first the group of its symbol, then its place inside the group, each
 with odds of their own: two alphabets of 32 instead of one of 1024, and a sixteenth of the work.
@@ -12,29 +11,48 @@ Numpy takes as long for one row as for ten, so packets are coded side by side on
 they lie at least `Predictor.reach` columns apart, none sees another.
 
 Shapes: Q codebooks, L frames, W columns of a sheet, N codes whose odds are asked for at once,
-G groups of S symbols, K' = G * S of them with those that no codeword has, J contexts, C classes, R rank.
+G groups of S symbols, K' = G * S of them with those that no codeword has, J contexts, C classes, R rank;
+of a network: O offsets, H and E hidden units.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from telucodec.bitstream.rangecoder import Frequencies, frequencies
-from telucodec.prior.tables import STEP_BITS, UNUSED, Tables, group_size, n_groups
+from telucodec.errors import ModelError
+from telucodec.prior.network import ACTIVE, EXACT, Codebooks, Network
+from telucodec.prior.tables import SCORE_LIMIT, STEP_BITS, UNUSED, Tables, group_size, n_groups, score_bounds
 
 BATCH = 256  # codes coded at once at most, which bounds the memory whatever a packet announces
 
 Columns = NDArray[np.int64]
 """``[N]`` places on a `Sheet`, ascending."""
 
-Sheet = NDArray[np.int64]
-"""``[W, Q]`` codes of packets one after the other; the size of a codebook stands for no code."""
+Parts = Sequence[tuple[int, Columns]]
+"""Stages, ascending, and columns of each: codes whose odds are asked for together."""
+
+
+@dataclass(slots=True)
+class Sheet:
+    """Packets one after the other. Odds are asked for stage by stage, and codes of stages before stay."""
+
+    codes: NDArray[np.int64]  # [W, Q]; the size of a codebook stands for no code
+    sums: "Sums | None" = None  # of a network's first layer, so far
+
+
+class Sums(NamedTuple):
+    """What codes of the first stages add to the first layer of a network at each column of a sheet."""
+
+    total: NDArray[np.int32]  # [W, H]
+    n_stages: NDArray[np.int64]  # [W] that are in it
+    around: NDArray[np.int64]  # [O, W] columns that each one hears
 
 
 def blank_sheet(sizes: Sequence[int], predictor: "Predictor") -> tuple[Sheet, list[int]]:
@@ -43,7 +61,7 @@ def blank_sheet(sizes: Sequence[int], predictor: "Predictor") -> tuple[Sheet, li
     for size in sizes:
         starts.append(end)
         end += size + predictor.reach
-    return np.full((end, predictor.n_codebooks), predictor.codebook_size), starts
+    return Sheet(np.full((end, predictor.n_codebooks), predictor.codebook_size)), starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +86,8 @@ class Predictor(Protocol):
         """``columns`` of one packet in ``stage`` cut into what is coded at once, in this order."""
         ...
 
-    def odds(self, sheet: Sheet, parts: Sequence[tuple[int, Columns]]) -> Odds:
-        """Odds of ``sheet[columns, stage]`` of all parts in order, from what earlier batches left there."""
+    def odds(self, sheet: Sheet, parts: Parts) -> Odds:
+        """Odds of ``sheet.codes[columns, stage]`` of all parts, from what earlier batches left there."""
         ...
 
 
@@ -110,16 +128,13 @@ class TablePredictor:
         step = 1 if stage == 0 else BATCH
         return [columns[start : start + step] for start in range(0, len(columns), step)]
 
-    def odds(self, sheet: Sheet, parts: Sequence[tuple[int, Columns]]) -> Odds:
+    def odds(self, sheet: Sheet, parts: Parts) -> Odds:
         """See `Predictor.odds`."""
         stages = np.repeat([stage for stage, _ in parts], [len(columns) for _, columns in parts])
-        columns = parts[0][1] if len(parts) == 1 else np.concatenate([columns for _, columns in parts])
-        vectors = self._vectors_of(sheet, stages, columns)  # [N, R + 1]
+        vectors = self._vectors_of(sheet, stages, parts)  # [N, R + 1]
         scores = np.empty((len(vectors), self._of_groups.shape[2]), dtype=np.float32)
-        last = 0
-        for stage, alike in groupby(parts, key=itemgetter(0)):
-            first, last = last, last + sum(len(columns) for _, columns in alike)
-            np.dot(vectors[first:last], self._of_groups[stage], out=scores[first:last])
+        for stage, rows in _rows_of_stages(parts):
+            np.dot(vectors[rows], self._of_groups[stage], out=scores[rows])
         return Odds(frequencies(self._weights(scores)), partial(self._inside, stages, vectors))
 
     def _inside(
@@ -143,9 +158,91 @@ class TablePredictor:
         steps = below.astype(np.int32)  # cut off below the point, like a shift
         return self._powers.take(steps, mode="clip")  # the last power, 1, for all that is further below
 
-    def _vectors_of(self, sheet: Sheet, stages: NDArray[np.int64], columns: Columns) -> NDArray[np.float32]:
+    def _vectors_of(self, sheet: Sheet, stages: NDArray[np.int64], parts: Parts) -> NDArray[np.float32]:
         """Sums ``[N, R + 1]`` of what the contexts of each code say, and 1 for the bias."""
-        codes = sheet.take(self._places[:, stages] + columns * self.n_codebooks)  # [J, N]
+        columns = _columns_of(parts)
+        codes = sheet.codes.take(self._places[:, stages] + columns * self.n_codebooks)  # [J, N]
         codes += self._firsts[:, stages]
         vectors: NDArray[np.float32] = self._vectors.take(self._rows.take(codes), axis=0).sum(axis=0)
         return vectors
+
+
+class NetworkPredictor(TablePredictor):
+    """A `Predictor` from tables and, in all stages but the first, a `Network`; raises as `Network.words`."""
+
+    def __init__(self, tables: Tables, network: Network, codebooks: Codebooks) -> None:
+        super().__init__(tables)
+        self._words = network.words(codebooks)
+        largest = score_bounds(tables.vectors, tables.basis, tables.bias, network.vector_bounds()).max()
+        if largest >= SCORE_LIMIT:
+            raise ModelError(f"a score could reach {largest}; expected less than {SCORE_LIMIT}")
+        self._network = network
+        self._offsets = network.offsets.astype(np.int64)[:, None]
+        self.reach = max(self.reach, int(abs(self._offsets).max()))
+        n_offsets, width, self._n_units = network.first.shape
+        self._numbers = np.arange(n_offsets)[:, None]
+        self._first = network.first.swapaxes(0, 1).reshape(width, -1).astype(np.float64)  # [D + 1, O * H]
+        self._second = network.second.astype(np.float32)
+        self._third = network.third.astype(np.float32)
+        self._said: dict[int, NDArray[np.int32]] = {}  # stage -> [(K + 1) * O, H] of its codewords
+
+    def _vectors_of(self, sheet: Sheet, stages: NDArray[np.int64], parts: Parts) -> NDArray[np.float32]:
+        vectors = super()._vectors_of(sheet, stages, parts)
+        if not stages.any():
+            return vectors
+        net, columns = self._network, _columns_of(parts)
+        sums = net.first_bias.take(stages, axis=0)  # [N, H]
+        for stage, rows in _rows_of_stages(parts):
+            sums[rows] += self._sums_at(sheet, stage, columns[rows])
+        units = _active(sums, net.first_shifts) @ self._second
+        units = _active(units.astype(np.int32) + net.second_bias.take(stages, axis=0), net.second_shifts)
+        said = np.zeros((len(units), vectors.shape[1] - 1), dtype=np.float32)
+        for stage, rows in _rows_of_stages(parts):
+            if stage:
+                np.dot(units[rows], self._third[stage], out=said[rows])
+        vectors[:, :-1] += said.astype(np.int32) >> net.third_shifts.take(stages, axis=0)
+        return vectors
+
+    def _sums_at(self, sheet: Sheet, stage: int, columns: Columns) -> NDArray[np.int32]:
+        """What the stages before ``stage`` add up to at ``columns``, ``[N, H]``."""
+        if sheet.sums is None:
+            numbers = np.arange(len(sheet.codes))
+            around = (numbers + self._offsets).clip(0, numbers[-1])
+            total = np.zeros((len(numbers), self._n_units), dtype=np.int32)
+            sheet.sums = Sums(total, np.zeros_like(numbers), around)
+        total, n_stages, around = sheet.sums
+        for earlier in range(int(n_stages[columns].min(initial=stage)), stage):
+            behind = columns[n_stages[columns] <= earlier]
+            codes = sheet.codes[:, earlier].take(around[:, behind])  # [O, N]
+            said = self._said_by(earlier).take(codes * len(around) + self._numbers, axis=0)
+            total[behind] += said.sum(axis=0, dtype=np.int32)
+        n_stages[columns] = stage
+        return total.take(columns, axis=0)
+
+    def _said_by(self, stage: int) -> NDArray[np.int32]:
+        """What each codeword of ``stage`` adds to sums at each offset, made when it is first asked for."""
+        if stage not in self._said:
+            words = self._words[stage].astype(np.float32)
+            largest = (np.abs(words).max(axis=0) @ np.abs(self._first)).max()
+            exact = np.float32 if largest < EXACT else np.float64
+            said = words.astype(exact) @ self._first.astype(exact)
+            self._said[stage] = said.astype(np.int32).reshape(-1, self._n_units)
+        return self._said[stage]
+
+
+def _active(sums: NDArray[np.int32], shifts: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Hidden units ``[N, H]``, whole numbers from 0 to `ACTIVE`."""
+    sums = sums >> shifts
+    return np.clip(sums, 0, ACTIVE, out=sums).astype(np.float32)
+
+
+def _columns_of(parts: Parts) -> Columns:
+    return parts[0][1] if len(parts) == 1 else np.concatenate([columns for _, columns in parts])
+
+
+def _rows_of_stages(parts: Parts) -> Iterator[tuple[int, slice]]:
+    """Each stage among ``parts``, and which of all their codes are its own."""
+    last = 0
+    for stage, alike in groupby(parts, key=itemgetter(0)):
+        first, last = last, last + sum(len(columns) for _, columns in alike)
+        yield stage, slice(first, last)

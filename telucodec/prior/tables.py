@@ -19,20 +19,13 @@ any machine.
 Shapes: Q codebooks (stages), K codewords, G groups of S, J contexts, C classes, R rank.
 """
 
-import hashlib
-import tokenize
-import zipfile
-import zlib
-from dataclasses import dataclass, fields
-from functools import cached_property
-from pathlib import Path
-from typing import Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from telucodec.errors import ModelError
-from telucodec.files import replacing
+from telucodec.prior.integers import Integers
 
 TABLES = "entropy.npz"  # beside the weights
 STEP_BITS = 6  # ``powers`` has 2 ** STEP_BITS steps per bit
@@ -49,28 +42,6 @@ _DTYPES = {
     "fractions": np.uint8,
     "powers": np.int32,
 }
-_AXES = {
-    "stages": 2,
-    "offsets": 2,
-    "classes": 3,
-    "vectors": 4,
-    "symbols": 2,
-    "basis": 3,
-    "bias": 2,
-    "fractions": 1,
-    "powers": 1,
-}
-_UNREADABLE = (  # what numpy and the library raise for a damaged file
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def group_size(codebook_size: int) -> int:
@@ -94,8 +65,20 @@ def symbol_dtype(codebook_size: int) -> type[np.uint8] | type[np.uint16]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tables:
+class Tables(Integers):
     """The integers; checked on construction, ``ModelError`` if they do not fit each other."""
+
+    AXES: ClassVar = {
+        "stages": 2,
+        "offsets": 2,
+        "classes": 3,
+        "vectors": 4,
+        "symbols": 2,
+        "basis": 3,
+        "bias": 2,
+        "fractions": 1,
+        "powers": 1,
+    }
 
     stages: NDArray[np.int8 | np.int16]  # [Q, J] stage of each context, UNUSED for none
     offsets: NDArray[np.int8]  # [Q, J] frames from the code that is predicted; negative: earlier
@@ -107,11 +90,6 @@ class Tables:
     fractions: NDArray[np.uint8]  # [Q] binary digits of the scores' fraction
     powers: NDArray[np.int32]  # [P] weights of a score 0, 1, .. P - 1 steps below the best, falling, last 1
 
-    def __post_init__(self) -> None:
-        complaint = self._complaint()
-        if complaint:
-            raise ModelError(f"the entropy tables are damaged or of another version: {complaint}")
-
     @property
     def n_codebooks(self) -> int:
         return len(self.basis)
@@ -120,59 +98,24 @@ class Tables:
     def codebook_size(self) -> int:
         return len(self.symbols[0])
 
-    @property
-    def _dtypes(self) -> dict[str, type]:
+    def dtypes(self) -> dict[str, type]:
+        """See `Integers.dtypes`."""
         symbols = symbol_dtype(self.codebook_size)
         return {**_DTYPES, "stages": stage_dtype(len(self.basis)), "symbols": symbols}
-
-    @cached_property
-    def hash(self) -> bytes:
-        """First 8 bytes of the SHA-256 of name, shape and little-endian values of each array."""
-        digest = hashlib.sha256()
-        for name, dtype in self._dtypes.items():
-            array = getattr(self, name)
-            digest.update(f"{name}{list(array.shape)}".encode())
-            digest.update(array.astype(np.dtype(dtype).newbyteorder("<")).tobytes())
-        return digest.digest()[:8]
 
     def contexts(self, stage: int) -> list[tuple[int, int, int]]:
         """``(j, context stage, offset)`` of the contexts that ``stage`` uses."""
         pairs = zip(self.stages[stage].tolist(), self.offsets[stage].tolist(), strict=True)
         return [(j, source, offset) for j, (source, offset) in enumerate(pairs) if source != UNUSED]
 
-    def save(self, path: Path) -> None:
-        """Write a compressed ``.npz``; the file takes its name only when it is complete."""
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote; nothing is unpickled.
-
-        Raises:
-            ModelError: the file is missing, unreadable, or holds other arrays.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in _DTYPES}
-        except _UNREADABLE as error:
-            raise ModelError(f"cannot read the entropy tables {path}: {error}; fit them again") from error
-        return cls(**arrays)
-
     def _complaint(self) -> str | None:
-        axes = {name: getattr(self, name).ndim for name in _AXES}
-        if axes != _AXES or not len(self.symbols):
-            return f"axes of arrays are {axes}; expected {_AXES}, and a stage"
-        for name, dtype in self._dtypes.items():
-            array = getattr(self, name)
-            if array.dtype != dtype:
-                return f"{name} is {array.dtype}; expected {np.dtype(dtype)}"
+        complaint = super()._complaint()
+        if complaint:
+            return complaint
         (n_stages, size), rank = self.symbols.shape, self.basis.shape[1]
-        if not 1 <= size <= 1 << 16:
+        if size > 1 << 16:
             return f"symbols are of {size} codewords"
         n_contexts, n_classes = self.vectors.shape[1:3]
-        if not n_contexts or not n_classes:
-            return "no stage has a context"
         shapes = {
             "stages": (n_stages, n_contexts),
             "offsets": (n_stages, n_contexts),
@@ -189,7 +132,7 @@ class Tables:
         return self._complaint_about_values()
 
     def _complaint_about_values(self) -> str | None:
-        if self.classes.size and int(self.classes.max()) >= self.vectors.shape[2]:
+        if int(self.classes.max()) >= self.vectors.shape[2]:
             return f"class {int(self.classes.max())} of {self.vectors.shape[2]}"
         if (np.sort(self.symbols, axis=1) != np.arange(self.codebook_size)).any():
             return "symbols of a stage are not each number once"
@@ -209,10 +152,16 @@ class Tables:
 
 
 def score_bounds(
-    vectors: NDArray[np.int16], basis: NDArray[np.int8], bias: NDArray[np.int32]
+    vectors: NDArray[np.int16],
+    basis: NDArray[np.int8],
+    bias: NDArray[np.int32],
+    added: NDArray[np.int64] | int = 0,
 ) -> NDArray[np.int64]:
-    """``[Q]``: no partial sum of any score of a stage, in any order, is larger in magnitude."""
-    longest = np.abs(vectors.astype(np.int64)).max(axis=2, initial=0).sum(axis=1)  # [Q, R]
+    """``[Q]``: no partial sum of any score of a stage, in any order, is larger in magnitude.
+
+    ``added`` ``[Q, R]`` is the most that something else adds to a vector.
+    """
+    longest = np.abs(vectors.astype(np.int64)).max(axis=2, initial=0).sum(axis=1) + added  # [Q, R]
     widest = np.abs(basis.astype(np.int64)).max(axis=2, initial=0)  # [Q, R]
     bounds: NDArray[np.int64] = (longest * widest).sum(axis=1)
     bounds += np.abs(bias.astype(np.int64)).max(axis=1, initial=0)

@@ -6,8 +6,9 @@ Shapes: Q codebooks, L frames.
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from telucodec.prior.coder import EntropyCoder
 from telucodec.prior.depths import choose_depths, cut
 from telucodec.prior.fitting import fit_tables
 from telucodec.prior.layered import N_BASE, REFINEMENT_TABLES
+from telucodec.prior.network import NETWORK, Codebooks, Network, read_codebooks
 from telucodec.prior.tables import TABLES, Tables
 from telucodec.refining import Refiner, refinement_of
 from telucodec.train.data import Corpus, load_corpus, split_speakers
+from telucodec.train.prior import fit_network
 from telucodec.train.sensitivity import search_weights
 
 log = logging.getLogger(__name__)
@@ -55,11 +58,14 @@ def fit_entropy(
     device: str = "cpu",
     seed: int = 0,
     keeps_tables: bool = False,
-) -> Tables:
+) -> bytes:
     """Fit tables to the weights in ``folder`` on audio below ``data_dir``, and write them beside the weights.
 
     Args:
         keeps_tables: leave those of the network's stages, and with them its streams, as they are.
+
+    Returns:
+        See `write_entropy`.
 
     Raises:
         ModelError: ``folder`` holds no weights, or no tables to keep.
@@ -75,8 +81,8 @@ def fit_entropy(
             "too few clips to hold some out: the rates are those of the clips the tables were fitted to"
         )
         held_out = corpus
-    kept = Tables.load(folder / TABLES) if keeps_tables else None
-    return write_entropy(folder, codec, corpus, held_out, max_minutes=max_minutes, seed=seed, tables=kept)
+    kept = _Prior.load(folder) if keeps_tables else None
+    return write_entropy(folder, codec, corpus, held_out, max_minutes=max_minutes, seed=seed, kept=kept)
 
 
 def write_entropy(
@@ -87,29 +93,29 @@ def write_entropy(
     *,
     max_minutes: float = MINUTES,
     seed: int = 0,
-    tables: Tables | None = None,
-) -> Tables:
+    kept: "_Prior | None" = None,
+) -> bytes:
     """Tables fitted to ``corpus``, and the rates they give on ``held_out``, written into ``folder``.
 
-    Before that, the weights of the search for codes, which the prices of bits rest on. ``tables`` that are
-    given are taken as they are.
+    Before that, the weights of the search for codes, which the prices of bits rest on. A prior that is
+    ``kept`` is taken as it is.
+
+    Returns:
+        The hash by which streams of even depth name the tables.
     """
     weights = weigh_search(codec, corpus, seed=seed)
-    is_new = tables is None
-    if tables is None:
-        clips = encoded_clips(codec, corpus, max_minutes=max_minutes, seed=seed)
-        tables = _fitted([clip.codes for clip in clips], codec)
     unseen = encoded_clips(codec, held_out, max_minutes=max_minutes, seed=seed)
     packets = [packet for clip in unseen for packet in _packets(clip)]
+    prior = kept or _fitted_prior(codec, folder, corpus, packets, max_minutes=max_minutes, seed=seed)
     rate_hz = codec.config.frame_rate_hz
-    rates = stage_rates(EntropyCoder.from_tables(tables), packets, rate_hz)
+    rates = stage_rates(prior.coder(), packets, rate_hz)
     found: dict[str, Any] = {"kbps": rates}
     prices = []  # a lattice quantizer has steps in place of frames of variable depth
     if not isinstance(codec.quantizer, LatticeQuantizer):
-        prices = price_rates(EntropyCoder.from_tables(tables, is_variable=True), packets, rates, rate_hz)
+        prices = price_rates(prior.coder(is_variable=True), packets, rates, rate_hz)
         found |= {"prices": prices, "left": shares_left(packets), "search_weights": weights}
-    if is_new:
-        tables.save(folder / TABLES)
+    if kept is None:
+        prior.save(folder)
     if prices:
         bits = np.array(rates) * 1000 / rate_hz
         codes = refinement_codes(codec, corpus, bits, prices, max_minutes=max_minutes, seed=seed)
@@ -119,7 +125,7 @@ def write_entropy(
         temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
     measured_rates.cache_clear()
     log.info("entropy tables: all stages take %.2f kbps", rates[-1])
-    return tables
+    return prior.coder().tables_hash
 
 
 def weigh_search(codec: Codec, corpus: Corpus, *, seed: int) -> list[float]:
@@ -133,10 +139,58 @@ def weigh_search(codec: Codec, corpus: Corpus, *, seed: int) -> list[float]:
     return weights
 
 
-def _fitted(codes: list[Codes], codec: Codec) -> Tables:
+@dataclass(frozen=True)
+class _Prior:
+    """What predicts the codes of the codec's stages: tables, and perhaps a network trained from them."""
+
+    tables: Tables
+    network: Network | None = None
+    codebooks: Codebooks | None = None  # as they lie beside the network
+
+    @classmethod
+    def load(cls, folder: Path) -> "_Prior":
+        """As `save` left it; `ModelError` if it did not."""
+        tables = Tables.load(folder / TABLES)
+        if not (folder / NETWORK).is_file():
+            return cls(tables)
+        return cls(tables, Network.load(folder / NETWORK), read_codebooks(folder))
+
+    def save(self, folder: Path) -> None:
+        """Write both files; one that there is not is removed."""
+        self.tables.save(folder / TABLES)
+        if self.network is None:
+            (folder / NETWORK).unlink(missing_ok=True)
+        else:
+            self.network.save(folder / NETWORK)
+
+    def coder(self, *, is_variable: bool = False) -> EntropyCoder:
+        """The coder of streams of even or variable depth."""
+        if self.network is None or self.codebooks is None:
+            return EntropyCoder.from_tables(self.tables, is_variable=is_variable)
+        return EntropyCoder.from_network(self.tables, self.network, self.codebooks, is_variable=is_variable)
+
+
+def _fitted_prior(
+    codec: Codec, folder: Path, corpus: Corpus, unseen: list[Frames], *, max_minutes: float, seed: int
+) -> _Prior:
+    """Tables, and a network if codes of ``unseen`` packets take fewer bytes with it."""
+    clips = encoded_clips(codec, corpus, max_minutes=max_minutes, seed=seed)
+    codes = [clip.codes for clip in clips]
     if isinstance(codec.quantizer, LatticeQuantizer):
-        return _fitted_lattice(codes, codec.quantizer.contexts(), codec.quantizer)
-    return fit_tables(codes, codebook_size=codec.config.quantizer.codebook_size)
+        return _Prior(_fitted_lattice(codes, codec.quantizer.contexts(), codec.quantizer))
+    alone = _Prior(fit_tables(codes, codebook_size=codec.config.quantizer.codebook_size))
+    if codec.config.quantizer.n_codebooks == 1:
+        return alone  # of which only the one frame by frame, that tables say more about
+    codebooks = read_codebooks(folder)
+    words = torch.from_numpy(codebooks.astype(np.float32))
+    found = fit_network(codes, alone.tables, words, packet_frames=FILE_FRAMES, seed=seed)
+    taught = _Prior(*found, codebooks)
+    n_bytes = [
+        sum(map(len, prior.coder().encode_all([packet.codes for packet in unseen])))
+        for prior in (alone, taught)
+    ]
+    log.info("entropy tables: %d bytes of unseen codes alone, %d with a network", *n_bytes)
+    return min((n_bytes[1], taught), (n_bytes[0], alone), key=itemgetter(0))[1]
 
 
 def _fitted_lattice(

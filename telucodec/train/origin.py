@@ -10,10 +10,11 @@ from telucodec.coders import RATES
 from telucodec.errors import ModelError
 from telucodec.model.codec import Codec
 from telucodec.prior.layered import REFINEMENT_TABLES
+from telucodec.prior.network import NETWORK
 from telucodec.prior.tables import TABLES
 
 ORIGIN, MODEL_ID = "origin", "model_id"
-KEPT = (TABLES, RATES, REFINEMENT_TABLES)
+KEPT = (TABLES, NETWORK, RATES, REFINEMENT_TABLES)
 
 
 def keep_origin(run: Path, codec: Codec) -> None:

@@ -1,0 +1,298 @@
+"""The network that predicts codes: exact integers, fixed bytes, refusals, and training."""
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from test_tables import CODES, SIZE, on_sheet, pattern, small_tables
+
+from telucodec.bitstream.bitpack import ABSENT
+from telucodec.bitstream.rangecoder import TOTAL
+from telucodec.errors import DataError, ModelError
+from telucodec.prior.coder import EntropyCoder
+from telucodec.prior.fitting import fit_tables
+from telucodec.prior.network import NETWORK, Network, read_codebooks
+from telucodec.prior.predictor import NetworkPredictor
+from telucodec.prior.tables import TABLES
+from telucodec.train.preflight.likelihood import check_likelihood
+from telucodec.train.prior import PriorNetwork, _Corpus, _rounded, _train, fit_network
+
+WIDTH = 4
+CODEBOOKS = pattern(3, SIZE, WIDTH, low=-90, high=90) / 64
+
+
+def small_network(**changes):
+    """Three stages, five and six hidden units, frames before and behind; integers by formula."""
+    integers = {
+        "offsets": np.array([-1, 0, 2], dtype=np.int8),
+        "digits": np.array([5], dtype=np.uint8),
+        "first": pattern(3, WIDTH + 1, 5, low=-127, high=127).astype(np.int8),
+        "first_bias": pattern(3, 5, low=1000, high=5000).astype(np.int32),
+        "first_shifts": np.array([5, 6, 5, 7, 6], dtype=np.uint8),
+        "second": pattern(5, 6, low=-127, high=127).astype(np.int8),
+        "second_bias": pattern(3, 6, low=2000, high=20_000).astype(np.int32),
+        "second_shifts": np.array([6, 7, 8, 6, 7, 8], dtype=np.uint8),
+        "third": pattern(3, 6, 2, low=-127, high=127).astype(np.int8),
+        "third_shifts": pattern(3, 2, low=8, high=10).astype(np.uint8),
+    }
+    return Network(**integers | changes)
+
+
+def small_coder(**changes):
+    return EntropyCoder.from_network(small_tables(), small_network(**changes), CODEBOOKS)
+
+
+CODER = small_coder()
+GOLDEN = bytes.fromhex(
+    "e56ea5fe3b5c876bfaeaa4b1b035ca4fce8767bdc0654671d3275a74ed5b4f236e94db4e5b6fd576b7ccf6872c14886d2e29499e4ddf05f9620804cdb21c9bac0b7668"
+)
+
+
+def test_the_bytes_of_known_codes_and_the_hash_of_known_networks_never_change():
+    assert small_network().hash.hex() == "b0f882a960a529ed"
+    assert CODER.tables_hash.hex() == "6c967f4661ecf29d"
+    assert CODER.encode(CODES) == GOLDEN
+    np.testing.assert_array_equal(CODER.decode(GOLDEN, 3, 25), CODES)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Tables, network and codebooks as they lie beside weights."""
+    small_tables().save(tmp_path / TABLES)
+    small_network().save(tmp_path / NETWORK)
+    save_file({"quantizer.codebooks": CODEBOOKS.astype(np.float16)}, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("n_threads", ["1", "3"])
+def test_another_process_with_other_threads_decodes_the_same(folder, n_threads):
+    probe = (
+        "import hashlib, pathlib, sys; from telucodec.prior.coder import EntropyCoder;"
+        "coder = EntropyCoder.load(pathlib.Path(sys.argv[1]));"
+        "codes = coder.decode(bytes.fromhex(sys.argv[2]), 3, 25);"
+        "print(hashlib.sha256(codes.tobytes()).hexdigest(), coder.encode(codes).hex());"
+        "print('torch' in sys.modules)"
+    )
+    threads = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], n_threads)
+    done = subprocess.run(
+        [sys.executable, "-c", probe, str(folder), GOLDEN.hex()],
+        env=os.environ | threads, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [hashlib.sha256(CODES.tobytes()).hexdigest(), GOLDEN.hex(), "False"]
+
+
+@pytest.mark.parametrize("frame", [0, 7, 24])
+def test_the_odds_are_those_of_the_page_that_specifies_them(frame):
+    """docs/entropy.md, one frame of stage 2 in plain integers; frames beside the packet are absent."""
+    tables, network, stage = small_tables(), small_network(), 2
+    vector = [0, 0]
+    for j, (source, offset) in enumerate([(1, 0), (0, 0), (1, -1)]):
+        code = CODES[source, frame + offset] if frame + offset >= 0 else SIZE
+        for r in range(2):
+            vector[r] += int(tables.vectors[stage, j, tables.classes[stage, j, code], r])
+    inputs = []
+    for offset in network.offsets.tolist():
+        at = frame + offset
+        if 0 <= at < 25:
+            words = [CODEBOOKS[q, CODES[q, at]] * 32 for q in range(stage)]
+            inputs.append([sum(round(word[d]) for word in words) for d in range(WIDTH)] + [0])
+        else:
+            inputs.append([0] * WIDTH + [32])
+
+    def layer(sums, shifts):
+        return [min(max(total >> int(shift), 0), 255) for total, shift in zip(sums, shifts, strict=True)]
+
+    first = [
+        int(network.first_bias[stage, h])
+        + sum(inputs[o][d] * int(network.first[o, d, h]) for o in range(3) for d in range(WIDTH + 1))
+        for h in range(5)
+    ]
+    hidden = layer(first, network.first_shifts)
+    second = [
+        int(network.second_bias[stage, e]) + sum(hidden[h] * int(network.second[h, e]) for h in range(5))
+        for e in range(6)
+    ]
+    hidden = layer(second, network.second_shifts)
+    assert len({*hidden}) > 2, "a test of units that are all silent or full would test little"
+    for r in range(2):
+        total = sum(hidden[e] * int(network.third[stage, e, r]) for e in range(6))
+        vector[r] += total >> int(network.third_shifts[stage, r])
+    scores = [
+        int(tables.bias[stage, k]) + sum(vector[r] * int(tables.basis[stage, r, k]) for r in range(2))
+        for k in range(SIZE, SIZE + 6)
+    ]
+    steps = [max(scores) - score >> int(tables.fractions[stage]) - 6 for score in scores]
+    weights = [int(tables.powers[min(step, len(tables.powers) - 1)]) for step in steps]
+    ends = [sum(weights[:i]) * (TOTAL - 6) // sum(weights) for i in range(7)]
+    predictor = NetworkPredictor(tables, network, CODEBOOKS)
+    sheet, columns = on_sheet(predictor, CODES)
+    found = predictor.odds(sheet, [(stage, columns)]).groups[frame]
+    assert found.tolist() == [high - low for low, high in pairwise(ends)]
+
+
+@settings(max_examples=25)
+@given(n_codebooks=st.integers(1, 3), lengths=st.lists(st.integers(1, 300), min_size=1, max_size=5))
+def test_packets_side_by_side_have_the_bytes_and_codes_of_each_alone(n_codebooks, lengths):
+    packets = [pattern(3, n, low=0, high=SIZE - 1)[:n_codebooks].astype(np.uint16) for n in lengths]
+    data = CODER.encode_all(packets)
+    assert data == [CODER.encode(codes) for codes in packets]
+    found = CODER.decode_all(list(zip(data, lengths, strict=True)), n_codebooks)
+    for codes, back in zip(packets, found, strict=True):
+        np.testing.assert_array_equal(back, codes)
+
+
+def test_frames_of_different_depth_come_back():
+    coder = EntropyCoder.from_network(small_tables(), small_network(), CODEBOOKS, is_variable=True)
+    codes = CODES.copy()
+    codes[1:, ::3] = codes[2:, ::2] = ABSENT
+    np.testing.assert_array_equal(coder.decode(coder.encode(codes), 3, 25), codes)
+
+
+def test_a_prediction_uses_only_what_is_decoded_by_then():
+    predictor = NetworkPredictor(small_tables(), small_network(), CODEBOOKS)
+    later = CODES.copy()
+    later[2] = SIZE - 1 - later[2]
+    (sheet, columns), (other, _) = on_sheet(predictor, CODES), on_sheet(predictor, later)
+    same = predictor.odds(other, [(2, columns)])
+    np.testing.assert_array_equal(predictor.odds(sheet, [(2, columns)]).groups, same.groups)
+    earlier = CODES.copy()
+    earlier[1] = SIZE - 1 - earlier[1]
+    changed, _ = on_sheet(predictor, earlier)
+    assert (predictor.odds(changed, [(2, columns)]).groups != same.groups).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        pytest.param({"first": np.zeros((3, 5), np.int8)}, "axes of arrays", id="axes"),
+        pytest.param({"first": np.zeros((3, 0, 5), np.int8)}, "none empty", id="empty"),
+        pytest.param({"first": np.zeros((3, 5, 5))}, "first is float64", id="floats"),
+        pytest.param({"second": np.zeros((5, 7), np.int8)}, "second has shape", id="shape"),
+        pytest.param({"digits": np.array([31], np.uint8)}, "more than 30 digits", id="shift"),
+        pytest.param({"second_bias": np.full((3, 6), 1 << 24, np.int32)}, "could reach", id="too large"),
+    ],
+)
+def test_networks_that_could_not_be_exact_are_refused(change, complaint):
+    with pytest.raises(ModelError, match=complaint):
+        small_network(**change)
+
+
+@pytest.mark.parametrize(
+    ("codebooks", "complaint"),
+    [
+        pytest.param(CODEBOOKS[:2], "for 3 codebooks of width 4; the weights have 2", id="stages"),
+        pytest.param(CODEBOOKS[..., :3], "have 3 of width 3", id="width"),
+        pytest.param(1000 * CODEBOOKS, "words of up to 45000", id="too large"),
+    ],
+)
+def test_codebooks_that_a_network_does_not_fit_are_refused(codebooks, complaint):
+    with pytest.raises(ModelError, match=complaint):
+        EntropyCoder.from_network(small_tables(), small_network(), codebooks)
+
+
+def test_a_network_whose_scores_could_leave_their_range_is_refused():
+    with pytest.raises(ModelError, match="a score could reach"):
+        small_coder(third_shifts=np.zeros((3, 2), dtype=np.uint8))
+
+
+def test_networks_survive_the_disk_and_damage_is_refused(folder):
+    assert EntropyCoder.load(folder).tables_hash == CODER.tables_hash
+    assert read_codebooks(folder).tolist() == CODEBOOKS.tolist()
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="cannot read the codebooks"):
+        EntropyCoder.load(folder)
+    (folder / NETWORK).write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"prior\.npz"):
+        EntropyCoder.load(folder)
+    (folder / NETWORK).unlink()
+    assert EntropyCoder.load(folder).tables_hash == small_tables().hash
+
+
+N_WORDS = 32
+WORDS = torch.randn(2, N_WORDS, 3, generator=torch.Generator().manual_seed(0))
+
+
+def chained_codes(n_clips, n_frames=100, seed=0):
+    """Stage 0 at random; stage 1 says where its frame and its neighbors add up to, but for some noise."""
+    generator = np.random.default_rng(seed)
+    first = generator.integers(0, N_WORDS, (n_clips, n_frames))
+    latents = WORDS[0, first].numpy()
+    sums = latents.copy()
+    sums[:, 1:] += latents[:, :-1]
+    sums[:, :-1] += latents[:, 1:]
+    distances = ((sums[:, :, None] - 1.5 * WORDS[1].numpy()) ** 2).sum(axis=-1)  # [N, L, K]
+    second = (distances + generator.exponential(0.2, distances.shape)).argmin(axis=-1)
+    return list(np.stack([first, second], axis=1).astype(np.uint16))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return fit_tables(chained_codes(100), codebook_size=N_WORDS, packet_frames=100)
+
+
+def mean_bits(coder, stage):
+    """Of the codes of a stage, the last, of packets that nothing was fitted to."""
+    packets = chained_codes(20, seed=1)
+    with_it, without = (
+        sum(map(len, coder.encode_all([codes[:n] for codes in packets]))) for n in (stage + 1, stage)
+    )
+    return 8 * (with_it - without) / 2000
+
+
+def test_a_trained_network_finds_what_tables_of_single_codes_cannot_and_rounding_costs_little(alone):
+    corpus = _Corpus(chained_codes(100), N_WORDS, 100)
+    torch.manual_seed(0)
+    model = PriorNetwork(WORDS, alone)
+    _train(model, corpus, n_epochs=20)
+    tables, network = _rounded(model, alone, corpus.around(torch.arange(2000)))
+    coder = EntropyCoder.from_network(tables, network, WORDS.numpy())
+    unseen = _Corpus(chained_codes(20, seed=1), N_WORDS, 100)
+    frames = torch.arange(unseen.n_frames)
+    with torch.no_grad():
+        inputs = model.inputs(unseen.around(frames), torch.tensor([0]))
+        bits = model.bits(inputs, unseen.codes[1:, frames], torch.tensor([0]))
+    assert mean_bits(EntropyCoder.from_tables(alone), 1) > 1.5
+    assert mean_bits(coder, 1) < 0.9
+    assert mean_bits(coder, 1) == pytest.approx(bits.mean().item(), abs=0.03)
+
+
+def test_groups_and_places_are_a_likelihood_for_vectors_of_every_size():
+    codes = [pattern(2, 200, low=0, high=SIZE - 1).astype(np.uint16)]
+    model = PriorNetwork(torch.from_numpy(CODEBOOKS[:2]).float(), fit_tables(codes, codebook_size=SIZE))
+
+    def log_likelihood(raw, targets):
+        return -math.log(2) * model.bits_at(raw[None], targets[None], torch.tensor([0]))[0]
+
+    assert check_likelihood(log_likelihood, n_parameters=model.basis.shape[1], n_levels=SIZE) == []
+
+
+def test_training_twice_gives_the_same_network():
+    codes = chained_codes(3)
+    tables = fit_tables(codes, codebook_size=N_WORDS)
+    once, again = (fit_network(codes, tables, WORDS, packet_frames=25) for _ in range(2))
+    assert (once[0].hash, once[1].hash) == (again[0].hash, again[1].hash)
+
+
+@pytest.mark.parametrize("n_frames", [1, 3, 40])
+def test_the_smallest_corpus_still_gives_a_network_that_codes_everything(n_frames):
+    codes = [np.zeros((2, n_frames), dtype=np.uint16)]
+    tables = fit_tables(codes, codebook_size=N_WORDS)
+    found = fit_network(codes, tables, WORDS, packet_frames=25)
+    coder = EntropyCoder.from_network(*found, WORDS.numpy())
+    some = pattern(2, 25, low=0, high=N_WORDS - 1).astype(np.uint16)
+    np.testing.assert_array_equal(coder.decode(coder.encode(some), 2, 25), some)
+
+
+def test_no_codes_are_refused():
+    tables = fit_tables(chained_codes(1), codebook_size=N_WORDS)
+    with pytest.raises(DataError, match="no codes"):
+        fit_network([np.zeros((2, 0), np.uint16)], tables, WORDS, packet_frames=25)
