@@ -36,7 +36,7 @@ DOORS = {  # third-party library -> the only places that may import it; numpy an
     "typer": {"cli"}, "rich": {"screen"},
     "soundfile": {"audio", "evaluate/listening/sound"}, "torchaudio": {"audio"},
     "librosa": {"spectral"},
-    "safetensors": {"model/codec"},
+    "safetensors": {"model/codec", "prior/network"},
     "auraloss": {"train/losses"},
     "tensorboard": {"train/runlog"}, "torch.utils.tensorboard": {"train/runlog"},
     "lightning": {"train/engine"}, "lightning_fabric": {"train/engine"},

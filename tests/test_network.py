@@ -191,7 +191,7 @@ def test_networks_that_could_not_be_exact_are_refused(change, complaint):
     [
         pytest.param(CODEBOOKS[:2], "for 3 codebooks of width 4; the weights have 2", id="stages"),
         pytest.param(CODEBOOKS[..., :3], "have 3 of width 3", id="width"),
-        pytest.param(1000 * CODEBOOKS, "words of up to 45000", id="too large"),
+        pytest.param(1e6 * CODEBOOKS, "words of up to 45000000", id="too large"),
     ],
 )
 def test_codebooks_that_a_network_does_not_fit_are_refused(codebooks, complaint):

@@ -86,8 +86,14 @@ class Network(Integers):
         """See `Integers.dtypes`."""
         return dict(_DTYPES)
 
-    def words(self, codebooks: Codebooks) -> NDArray[np.int16]:
-        """Whole numbers ``[Q, K + 1, D + 1]`` of each codeword, and last of none.
+    def words(self, codewords: Codebooks) -> NDArray[np.float32]:
+        """Whole numbers ``[N, D]`` of codewords ``[N, D]``."""
+        scale = np.float32(2) ** self.digits.astype(np.float32)
+        whole: NDArray[np.float32] = np.rint(codewords.astype(np.float32) * scale)
+        return whole
+
+    def check(self, codebooks: Codebooks) -> float:
+        """The most that the words of one stage add to a sum of the first layer.
 
         Raises:
             ModelError: codebooks of another shape, or so large that sums would not stay exact.
@@ -99,20 +105,18 @@ class Network(Integers):
                 f"the entropy tables are for {expected[0]} codebooks of width {expected[1]}; "
                 f"the weights have {n_stages} of width {width}: fit them again"
             )
-        scale = 2.0 ** int(self.digits[0])
-        words = np.rint(codebooks.astype(np.float32) * np.float32(scale))  # exact: codebooks are of 16 bits
-        highest = np.abs(words).max(axis=1).astype(np.float64)  # [Q, D]
-        reached = np.append(highest.sum(axis=0), scale)  # [D + 1] no partial sum of words is larger
-        bounds = (reached[:, None] * np.abs(self.first.astype(np.float64))).sum(axis=(0, 1))
-        largest = float((bounds + np.abs(self.first_bias).max(axis=0)).max())
-        if not (largest < SUM_LIMIT and max(highest.max(), scale) <= np.iinfo(np.int16).max):
+        weights = np.abs(self.first.astype(np.float64))  # [O, D + 1, H]
+        numbers = codebooks.astype(np.float32)
+        highest = self.words(np.maximum(numbers.max(axis=1), -numbers.min(axis=1)))  # [Q, D]
+        of_stages = np.tensordot(highest.astype(np.float64), weights[:, :-1], axes=(1, 1))  # [Q, O, H]
+        outside = 2.0 ** int(self.digits[0]) * weights[:, -1].sum(axis=0)
+        largest = float((of_stages.sum(axis=(0, 1)) + outside + np.abs(self.first_bias).max(axis=0)).max())
+        if not largest < SUM_LIMIT:
             raise ModelError(
-                f"words of up to {highest.max():.0f} have sums of up to {largest:.0f}; expected less "
-                f"than 2 ** 15 and 2 ** 31: fit the entropy tables again"
+                f"words of up to {highest.max():.0f} have sums of up to {largest:.0f}; expected less than "
+                f"2 ** 31: fit the entropy tables again"
             )
-        found = np.pad(words.astype(np.int16), ((0, 0), (0, 1), (0, 1)))
-        found[0, -1, -1] = scale
-        return found
+        return float(of_stages.max())
 
     def vector_bounds(self) -> NDArray[np.int64]:
         """``[Q, R]`` that no number which is added to a vector is larger than in magnitude."""

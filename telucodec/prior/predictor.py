@@ -168,11 +168,12 @@ class TablePredictor:
 
 
 class NetworkPredictor(TablePredictor):
-    """A `Predictor` from tables and, in all stages but the first, a `Network`; raises as `Network.words`."""
+    """A `Predictor` from tables and, in all stages but the first, a `Network`; raises as `Network.check`."""
 
     def __init__(self, tables: Tables, network: Network, codebooks: Codebooks) -> None:
         super().__init__(tables)
-        self._words = network.words(codebooks)
+        self._exact = np.dtype(np.float32 if network.check(codebooks) < EXACT else np.float64)
+        self._codebooks = codebooks
         largest = score_bounds(tables.vectors, tables.basis, tables.bias, network.vector_bounds()).max()
         if largest >= SCORE_LIMIT:
             raise ModelError(f"a score could reach {largest}; expected less than {SCORE_LIMIT}")
@@ -181,10 +182,11 @@ class NetworkPredictor(TablePredictor):
         self.reach = max(self.reach, int(abs(self._offsets).max()))
         n_offsets, width, self._n_units = network.first.shape
         self._numbers = np.arange(n_offsets)[:, None]
-        self._first = network.first.swapaxes(0, 1).reshape(width, -1).astype(np.float64)  # [D + 1, O * H]
+        first = network.first.swapaxes(0, 1).reshape(width, -1)
+        self._first: NDArray[np.floating] = first.astype(self._exact)  # [D + 1, O * H]
         self._second = network.second.astype(np.float32)
         self._third = network.third.astype(np.float32)
-        self._said: dict[int, NDArray[np.int32]] = {}  # stage -> [(K + 1) * O, H] of its codewords
+        self._said: dict[int, _Said] = {}  # by each stage that was met
 
     def _vectors_of(self, sheet: Sheet, stages: NDArray[np.int64], parts: Parts) -> NDArray[np.float32]:
         vectors = super()._vectors_of(sheet, stages, parts)
@@ -214,20 +216,34 @@ class NetworkPredictor(TablePredictor):
         for earlier in range(int(n_stages[columns].min(initial=stage)), stage):
             behind = columns[n_stages[columns] <= earlier]
             codes = sheet.codes[:, earlier].take(around[:, behind])  # [O, N]
-            said = self._said_by(earlier).take(codes * len(around) + self._numbers, axis=0)
+            said = self._said_by(earlier, codes).take(codes * len(around) + self._numbers, axis=0)
             total[behind] += said.sum(axis=0, dtype=np.int32)
         n_stages[columns] = stage
         return total.take(columns, axis=0)
 
-    def _said_by(self, stage: int) -> NDArray[np.int32]:
-        """What each codeword of ``stage`` adds to sums at each offset, made when it is first asked for."""
+    def _said_by(self, stage: int, codes: NDArray[np.int64]) -> NDArray[np.int32]:
+        """`_Said.rows` of ``stage``, in which those of ``codes`` are known."""
+        size, width = self.codebook_size, self._first.shape[1]
         if stage not in self._said:
-            words = self._words[stage].astype(np.float32)
-            largest = (np.abs(words).max(axis=0) @ np.abs(self._first)).max()
-            exact = np.float32 if largest < EXACT else np.float64
-            said = words.astype(exact) @ self._first.astype(exact)
-            self._said[stage] = said.astype(np.int32).reshape(-1, self._n_units)
-        return self._said[stage]
+            rows, is_known = np.zeros((size + 1, width), dtype=np.int32), np.zeros(size + 1, dtype=np.bool_)
+            if stage == 0:
+                rows[size] = 2.0 ** int(self._network.digits[0]) * self._first[-1]
+            is_known[size] = True
+            self._said[stage] = _Said(rows.reshape(-1, self._n_units), is_known)
+        said = self._said[stage]
+        if not said.is_known.take(codes).all():
+            new = np.unique(codes[~said.is_known[codes]])
+            words: NDArray[np.floating] = self._network.words(self._codebooks[stage, new])
+            said.rows.reshape(size + 1, width)[new] = words.astype(self._exact, copy=False) @ self._first[:-1]
+            said.is_known[new] = True
+        return said.rows
+
+
+class _Said(NamedTuple):
+    """What codewords of a stage add to sums at each offset, made when they are first met."""
+
+    rows: NDArray[np.int32]  # [(K + 1) * O, H]
+    is_known: NDArray[np.bool_]  # [K + 1]
 
 
 def _active(sums: NDArray[np.int32], shifts: NDArray[np.uint8]) -> NDArray[np.float32]:
