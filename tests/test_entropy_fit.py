@@ -97,6 +97,7 @@ def test_tables_of_stages_can_be_kept_while_the_rest_is_fitted_again(weights, au
 @pytest.mark.parametrize("worse", ["fit_network", "fit_tables"])
 def test_a_network_is_kept_only_if_codes_take_fewer_bytes_with_it(weights, audio, monkeypatch, worse):
     fit = getattr(entropy, worse)
+    monkeypatch.setattr(entropy, "FEWEST_FRAMES", 100)
 
     def spoiled(*arguments, **options):
         """What is fitted, but for scores that prefer one codeword in a thousand of its equals."""

@@ -47,6 +47,7 @@ N_WEIGHED = 48  # clips that weights of the search are measured on
 N_CLASSES, RANK = 30, 10  # of the tables of a lattice quantizer, which has many stages
 SNRS_DB = 16.0, 40.0  # range of what its step is drawn from, for each clip
 REFINED_RANGE_KBPS = REFINED_KBPS, 12.0  # rates at which refinements are counted
+FEWEST_FRAMES = 3000  # of which a network can learn more than tables count
 MINUTES = 150.0  # of audio; from 30 to 133 minutes, the codes of unseen speakers shrink by 2.4 %
 
 
@@ -179,8 +180,9 @@ def _fitted_prior(
     if isinstance(codec.quantizer, LatticeQuantizer):
         return _Prior(_fitted_lattice(codes, codec.quantizer.contexts(), codec.quantizer))
     alone = _Prior(fit_tables(codes, codebook_size=codec.config.quantizer.codebook_size))
-    if codec.config.quantizer.n_codebooks == 1:
-        return alone  # of which only the one frame by frame, that tables say more about
+    n_frames = sum(clip.shape[1] for clip in codes)
+    if codec.config.quantizer.n_codebooks == 1 or n_frames < FEWEST_FRAMES:
+        return alone
     codebooks = read_codebooks(folder)
     words = torch.from_numpy(codebooks.astype(np.float32))
     found = fit_network(codes, alone.tables, words, packet_frames=FILE_FRAMES, seed=seed)
