@@ -1,6 +1,7 @@
 """What is trained behind the codes: codes, tables and streams of the weights it started from stay valid."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -10,8 +11,9 @@ from test_training import CONFIG, RATE_HZ, RUNS, Watcher, train_run, voiced, wit
 from telucodec.config import load_config
 from telucodec.errors import ConfigError, ModelError
 from telucodec.model.codec import load_codec
+from telucodec.prior.network import NETWORK
 from telucodec.streaming import StreamDecoder, StreamEncoder
-from telucodec.train.origin import KEPT
+from telucodec.train.origin import KEPT, copy_tables, keep_origin
 from telucodec.train.resume import resumed_settings
 
 CLIP = voiced()
@@ -46,6 +48,18 @@ def first(recordings, tmp_path):
 def beside(folder):
     """What codes are coded with, by file."""
     return {name: (folder / name).read_bytes() for name in KEPT if (folder / name).is_file()}
+
+
+def test_the_network_of_codes_is_kept_with_the_tables(tmp_path):
+    old, run, new = (tmp_path / name for name in ("old", "run", "new"))
+    for folder in (old, run, new):
+        folder.mkdir()
+    for name in KEPT:
+        (old / name).write_text(name)
+    keep_origin(run, SimpleNamespace(folder=old, model_id=bytes(8)))
+    copy_tables(run, new)
+    assert beside(new) == beside(old)
+    assert NETWORK in beside(new)
 
 
 @RUNS

@@ -65,6 +65,7 @@ def test_the_command_writes_tables_that_code_what_the_codec_encodes(weights, aud
     refinement = Tables.load(weights / REFINEMENT_TABLES)
     assert (refinement.symbols == np.arange(256)).all()  # of a lattice
     assert (Tables.load(weights / TABLES).symbols != np.arange(32)).any()
+    assert not (weights / NETWORK).exists(), "of three seconds"
 
 
 def forbidden_for(forbidden, save):

@@ -73,7 +73,11 @@ class EntropyCoder:
     def from_network(
         cls, tables: Tables, network: Network, codebooks: Codebooks, *, is_variable: bool = False
     ) -> "EntropyCoder":
-        """A coder with tables, and a network that knows the codebooks ``[Q, K, D]``."""
+        """A coder with tables, and a network that knows the codebooks ``[Q, K, D]``.
+
+        Raises:
+            ModelError: they do not fit each other.
+        """
         predictor = NetworkPredictor(tables, network, codebooks)
         joined = hashlib.sha256(tables.hash + network.hash).digest()[:TABLES_HASH_BYTES]
         return cls(predictor, joined, is_variable=is_variable)

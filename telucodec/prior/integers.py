@@ -81,3 +81,9 @@ class Integers:
             if array.dtype != dtype:
                 return f"{name} is {array.dtype}; expected {np.dtype(dtype)}"
         return None
+
+    def _complaint_about_shapes(self, shapes: dict[str, tuple[int, ...]]) -> str | None:
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                return f"{name} has shape {getattr(self, name).shape}; expected {shape}"
+        return None

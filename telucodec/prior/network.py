@@ -141,10 +141,7 @@ class Network(Integers):
             "second_shifts": (n_second,),
             "third_shifts": (n_stages, rank),
         }
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                return f"{name} has shape {getattr(self, name).shape}; expected {shape}"
-        return self._complaint_about_values()
+        return self._complaint_about_shapes(shapes) or self._complaint_about_values()
 
     def _complaint_about_values(self) -> str | None:
         shifts = [self.digits, self.first_shifts, self.second_shifts, self.third_shifts]
@@ -165,5 +162,8 @@ def read_codebooks(folder: Path) -> Codebooks:
         with safe_open(folder / _WEIGHTS, "np") as file:
             found: Codebooks = file.get_tensor(_CODEBOOKS)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"cannot read the codebooks in {folder / _WEIGHTS}: {error}") from error
+        raise ModelError(
+            f"cannot read the codebooks in {folder / _WEIGHTS}: {error}; "
+            "give a folder written by `telucodec train`"
+        ) from error
     return found

@@ -176,7 +176,10 @@ class NetworkPredictor(TablePredictor):
         self._codebooks = codebooks
         largest = score_bounds(tables.vectors, tables.basis, tables.bias, network.vector_bounds()).max()
         if largest >= SCORE_LIMIT:
-            raise ModelError(f"a score could reach {largest}; expected less than {SCORE_LIMIT}")
+            raise ModelError(
+                f"a score could reach {largest}; expected less than {SCORE_LIMIT}: "
+                "fit the entropy tables again"
+            )
         self._network = network
         self._offsets = network.offsets.astype(np.int64)[:, None]
         self.reach = max(self.reach, int(abs(self._offsets).max()))

@@ -126,10 +126,7 @@ class Tables(Integers):
             "fractions": (n_stages,),
             "powers": (self.powers.size,),
         }
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                return f"{name} has shape {getattr(self, name).shape}; expected {shape}"
-        return self._complaint_about_values()
+        return self._complaint_about_shapes(shapes) or self._complaint_about_values()
 
     def _complaint_about_values(self) -> str | None:
         if int(self.classes.max()) >= self.vectors.shape[2]:

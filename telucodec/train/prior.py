@@ -58,9 +58,9 @@ class PriorNetwork(nn.Module):
     words: Tensor
     symbols: Tensor
 
-    def __init__(self, codebooks: Tensor, tables: Tables, n_units: int = N_UNITS) -> None:
+    def __init__(self, codebooks: Tensor, tables: Tables) -> None:
         super().__init__()
-        n_stages, size, width = codebooks.shape
+        (n_stages, size, width), n_units = codebooks.shape, N_UNITS
         self.unit = float(codebooks[0].std().clamp_min(_LEAST))  # of words
         self.register_buffer("words", fn.pad(codebooks / self.unit, (0, 0, 0, 1)))  # [Q, K + 1, D]
         self.register_buffer("symbols", torch.from_numpy(tables.symbols.astype(np.int64)))  # [Q, K]
@@ -154,7 +154,6 @@ def fit_network(
     codebooks: Tensor,
     *,
     packet_frames: int,
-    n_epochs: float = N_EPOCHS,
     seed: int = 0,
 ) -> tuple[Tables, Network]:
     """A network for codes like these, and its tables: those given, with other scores after stage 0.
@@ -172,7 +171,7 @@ def fit_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PriorNetwork(codebooks.detach().cpu().float(), tables)
-        _train(model, corpus, n_epochs)
+        _train(model, corpus, N_EPOCHS)
         probe = torch.randperm(corpus.n_frames)[:N_PROBED]
     return _rounded(model, tables, corpus.around(probe))
 
