@@ -3,4 +3,4 @@
 Importing the package is cheap; torch is imported by the rooms that need it, when they are opened.
 """
 
-__version__ = "0.14.0"
+__version__ = "0.15.0"

@@ -233,7 +233,7 @@ class TrainConfig:
     validation_kbps: tuple[float, ...] = (1.5, 3.0, 6.0, 9.0)
     best_metric: str = "mel@6"  # lower is better for mel and l1, higher for snr_db
     n_validation_clips: int = 24
-    entropy_minutes: float = 60.0  # of training audio that the entropy tables are fitted to at the end
+    entropy_minutes: float = 30.0  # of training audio that the entropy tables are fitted to at the end
 
     @property
     def keeps_codes(self) -> bool:

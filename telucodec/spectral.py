@@ -3,6 +3,8 @@
 Shapes: B batch, T samples, L frames, F frequency bins, M mel bands.
 """
 
+from functools import lru_cache
+
 import librosa
 import numpy as np
 import torch
@@ -39,8 +41,15 @@ def compressed_stft(
 
 def mel_filters(rate_hz: int, n_fft: int, n_mels: int) -> Tensor:
     """Slaney mel filters ``[M, F]``, each summing to 1: a band reads the mean magnitude of its bins."""
-    filters = torch.from_numpy(librosa.filters.mel(sr=rate_hz, n_fft=n_fft, n_mels=n_mels))
+    filters = torch.from_numpy(_mel(rate_hz, n_fft, n_mels))
     return filters / filters.sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+@lru_cache(maxsize=32)
+def _mel(rate_hz: int, n_fft: int, n_mels: int) -> NDArray[np.float32]:
+    """Of librosa, which takes 50 ms for them: losses of several windows have ten."""
+    found: NDArray[np.float32] = librosa.filters.mel(sr=rate_hz, n_fft=n_fft, n_mels=n_mels)
+    return found
 
 
 def log_mel(wav: Tensor, rate_hz: int, *, n_fft: int = 1024, hop: int = 256, n_mels: int = 80) -> Tensor:

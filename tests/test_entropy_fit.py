@@ -15,19 +15,20 @@ from telucodec.cli import app
 from telucodec.coders import RATES, measured_rates
 from telucodec.config import DataConfig, QuantizerConfig
 from telucodec.evaluate.waveform import snr_db
-from telucodec.ladders import APART, FIRST_STEP, N_STEPS
+from telucodec.ladders import APART, FIRST_STEP, N_STEPS, Frames
 from telucodec.model.codec import build_codec, load_codec, save_codec
 from telucodec.model.levels import N_POINTS
 from telucodec.pipeline import open_codec
 from telucodec.prior.coder import EntropyCoder
-from telucodec.prior.layered import REFINEMENT_TABLES
+from telucodec.prior.depths import cut, depths_of
+from telucodec.prior.layered import N_BASE, REFINEMENT_TABLES
 from telucodec.prior.network import NETWORK
 from telucodec.prior.tables import TABLES, Tables
 from telucodec.refining import Refiner
 from telucodec.streaming import StreamDecoder, StreamEncoder
 from telucodec.train import entropy
 from telucodec.train.data import load_corpus
-from telucodec.train.entropy import encoded_clips, refinement_codes
+from telucodec.train.entropy import SPEEDS, encoded_clips, ending_early, refinement_codes
 
 
 @pytest.fixture
@@ -141,9 +142,32 @@ def test_refinements_are_counted_at_all_steps_that_files_may_take(weights, audio
     assert (min(steps), max(steps)) == (every[0], every[-1])
 
 
-def test_no_more_clips_are_encoded_than_the_minutes_asked_for(weights, audio):
+def test_no_more_clips_are_encoded_than_the_minutes_asked_for_at_any_speed(weights, audio):
     corpus = load_corpus(audio, 16_000, DataConfig())
-    assert len(encoded_clips(load_codec(weights), corpus, max_minutes=1.5 / 60, seed=0)) == 2
+    codec, options = load_codec(weights), {"max_minutes": 1.5 / 60, "seed": 0}
+    assert [clip.codes.shape[1] for clip in encoded_clips(codec, corpus, **options)] == [52, 51]
+    slower, faster = (encoded_clips(codec, corpus, speed=speed, **options) for speed in SPEEDS)
+    assert [clip.codes.shape[1] for clip in slower + faster] == [58, 58, 46, 46]
+
+
+def test_a_network_is_taught_frames_that_end_as_they_do_in_files_of_all_rates():
+    generator = np.random.default_rng(0)
+    left = 0.85 ** np.arange(25.0)[:, None]
+    clips = [
+        Frames(
+            generator.integers(0, 1024, (24, 60)).astype(np.uint16),
+            (left * generator.exponential(1.0, 60)).astype(np.float32),
+        )
+        for _ in range(60)
+    ]
+    found = ending_early(clips, 7.5 * np.arange(1, 25), seed=0)
+    depths = [depths_of(codes) for codes in found]
+    for clip, codes, deep in zip(clips, found, depths, strict=True):
+        np.testing.assert_array_equal(codes, cut(clip.codes, deep))
+    means = [deep.mean() for deep in depths]
+    assert min(means) < 6
+    assert max(means) > 18
+    assert sum(deep.max() == N_BASE for deep in depths) > 5, "refined files have no more"
 
 
 def test_files_of_new_weights_are_refined_with_the_tables_fitted_beside_the_others(weights, audio):

@@ -239,6 +239,8 @@ class EntropyCoder:
         sheet, starts = blank_sheet([len(lane.depths) for lane in lanes], self.predictor)
         for lane, start in zip(lanes, starts, strict=True):
             lane.lay(start)
+            if self.is_variable:
+                sheet.depths[start : start + len(lane.depths)] = lane.depths
         return sheet
 
     def _complaint(self, n_codebooks: int, n_frames: int) -> str | None:

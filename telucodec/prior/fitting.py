@@ -41,6 +41,7 @@ from telucodec.prior.tables import (
     score_bounds,
     stage_dtype,
     symbol_dtype,
+    vector_bounds,
 )
 
 log = logging.getLogger(__name__)
@@ -343,6 +344,7 @@ def _round(
         if np.abs(whole_vectors).max(initial=0) > np.iinfo(np.int16).max:
             continue
         parts = whole_vectors.astype(np.int16), whole_basis, np.round(bias * 2.0**fraction).astype(np.int32)
-        if int(score_bounds(parts[0][None], parts[1][None], parts[2][None]).max()) < SCORE_LIMIT:
+        longest = vector_bounds(parts[0][None])
+        if int(score_bounds(longest, parts[1][None], parts[2][None]).max()) < SCORE_LIMIT:
             return *parts, fraction
     raise DataError("the codes are too regular for integer tables; fit on more, and more varied, audio")

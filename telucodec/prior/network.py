@@ -2,17 +2,19 @@
 
 A class of a codeword, as `telucodec.prior.tables` has it, knows nothing of how codewords lie to each other.
 Here a code of stage q at frame t is predicted from the latents that stages 0 to q - 1 stand for, at frames
-around t, by two hidden layers that all stages share but for their biases:
+around t, and from how many stages these frames have, by two hidden layers that all stages share but for
+their biases:
 
     words[q, k] = round(codebooks[q, k] * 2 ** digits)              and 0 for no codeword
-    sums[o]     = sum of words of stages 0 to q - 1, frame t + offsets[o]
-    u           = (sum over o of sums[o] @ first[o] + first_bias[q]) >> first_shifts        cut to 0..255
-    v           = (u @ second + second_bias[q]) >> second_shifts                            cut to 0..255
-    h          += (v @ third[q]) >> third_shifts[q]
+    sums[o]     = sum of words of stages 0 to q - 1, frame t + offsets[o]; in stage 0 of stage 0, if earlier
+    told[o]     = first[o, D + n] * 2 ** digits, n the stages of frame t + offsets[o], 0 if there is no such
+                  frame; 0 if n is not known
+    u           = (sum over o of sums[o] @ first[o, :D] + told[o] + first_bias[q]) >> first_shifts
+    v           = (cut(u) @ second + second_bias[q]) >> second_shifts
+    h           = (cut(v) @ third[q]) >> third_shifts[q]            cut: to 0..255
 
-with h the vector whose product with the tables' basis gives scores. The first product is linear in the
-words: it is made once for each codeword and looked up. Frames outside the packet are told by one more
-component of the words, 2 ** digits where stage 0 has no code.
+with h the vector whose product with the tables' basis gives scores; contexts of the tables have no say then.
+The first product is linear in the words: it is made once for each codeword and looked up.
 
 Everything is an integer, and no sum can leave int32 in the first layer, nor reach 2 ** 24 behind it, so that
 float32 arithmetic is exact there in any order, on any machine.
@@ -73,7 +75,7 @@ class Network(Integers):
 
     offsets: NDArray[np.int8]  # [O] frames from the code that is predicted; negative: earlier
     digits: NDArray[np.uint8]  # [1] binary digits of the fraction of words
-    first: NDArray[np.int8]  # [O, D + 1, H], the last row of the component of no codeword
+    first: NDArray[np.int8]  # [O, D + 1 + Q, H], behind D rows those of frames that end after 0 to Q stages
     first_bias: NDArray[np.int32]  # [Q, H]
     first_shifts: NDArray[np.uint8]  # [H]
     second: NDArray[np.int8]  # [H, E]
@@ -81,6 +83,12 @@ class Network(Integers):
     second_shifts: NDArray[np.uint8]  # [E]
     third: NDArray[np.int8]  # [Q, E, R]
     third_shifts: NDArray[np.uint8]  # [Q, R]
+
+    @property
+    def width(self) -> int:
+        """D of the latents."""
+        n_rows: int = self.first.shape[1]
+        return n_rows - 1 - len(self.third)
 
     def dtypes(self) -> dict[str, type]:
         """See `Integers.dtypes`."""
@@ -99,7 +107,7 @@ class Network(Integers):
             ModelError: codebooks of another shape, or so large that sums would not stay exact.
         """
         n_stages, _, width = codebooks.shape
-        expected = len(self.third), self.first.shape[1] - 1
+        expected = len(self.third), self.width
         if (n_stages, width) != expected:
             raise ModelError(
                 f"the entropy tables are for {expected[0]} codebooks of width {expected[1]}; "
@@ -108,9 +116,9 @@ class Network(Integers):
         weights = np.abs(self.first.astype(np.float64))  # [O, D + 1, H]
         numbers = codebooks.astype(np.float32)
         highest = self.words(np.maximum(numbers.max(axis=1), -numbers.min(axis=1)))  # [Q, D]
-        of_stages = np.tensordot(highest.astype(np.float64), weights[:, :-1], axes=(1, 1))  # [Q, O, H]
-        outside = 2.0 ** int(self.digits[0]) * weights[:, -1].sum(axis=0)
-        largest = float((of_stages.sum(axis=(0, 1)) + outside + np.abs(self.first_bias).max(axis=0)).max())
+        of_stages = np.tensordot(highest.astype(np.float64), weights[:, :width], axes=(1, 1))  # [Q, O, H]
+        told = 2.0 ** int(self.digits[0]) * weights[:, width:].max(axis=1).sum(axis=0)
+        largest = float((of_stages.sum(axis=(0, 1)) + told + np.abs(self.first_bias).max(axis=0)).max())
         if not largest < SUM_LIMIT:
             raise ModelError(
                 f"words of up to {highest.max():.0f} have sums of up to {largest:.0f}; expected less than "
@@ -128,12 +136,14 @@ class Network(Integers):
         complaint = super()._complaint()
         if complaint:
             return complaint
-        n_offsets, width, n_first = self.first.shape
+        n_offsets, n_rows, n_first = self.first.shape
         n_stages, n_second, rank = self.third.shape
+        if self.width < 1:
+            return f"first has {n_rows} rows; expected more than 1 + {n_stages} stages"
         shapes = {
             "offsets": (n_offsets,),
             "digits": (1,),
-            "first": (n_offsets, width, n_first),
+            "first": (n_offsets, n_rows, n_first),
             "first_bias": (n_stages, n_first),
             "first_shifts": (n_first,),
             "second": (n_first, n_second),

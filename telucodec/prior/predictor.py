@@ -30,6 +30,7 @@ from telucodec.errors import ModelError
 from telucodec.prior.network import ACTIVE, EXACT, Codebooks, Network
 from telucodec.prior.tables import SCORE_LIMIT, STEP_BITS, UNUSED, Tables, group_size, n_groups, score_bounds
 
+UNTOLD = -1  # the depth of frames in streams that do not tell it before the codes
 BATCH = 256  # codes coded at once at most, which bounds the memory whatever a packet announces
 
 Columns = NDArray[np.int64]
@@ -38,19 +39,23 @@ Columns = NDArray[np.int64]
 Parts = Sequence[tuple[int, Columns]]
 """Stages, ascending, and columns of each: codes whose odds are asked for together."""
 
+Span = tuple[int, slice]
+"""A stage, and which of all codes are its own."""
+
 
 @dataclass(slots=True)
 class Sheet:
     """Packets one after the other. Odds are asked for stage by stage, and codes of stages before stay."""
 
     codes: NDArray[np.int64]  # [W, Q]; the size of a codebook stands for no code
+    depths: NDArray[np.int64]  # [W] stages of each frame, 0 where there is none, or `UNTOLD`
     sums: "Sums | None" = None  # of a network's first layer, so far
 
 
 class Sums(NamedTuple):
     """What codes of the first stages add to the first layer of a network at each column of a sheet."""
 
-    total: NDArray[np.int32]  # [W, H]
+    total: NDArray[np.int32]  # [W, H], and what depths add
     n_stages: NDArray[np.int64]  # [W] that are in it
     around: NDArray[np.int64]  # [O, W] columns that each one hears
 
@@ -61,7 +66,10 @@ def blank_sheet(sizes: Sequence[int], predictor: "Predictor") -> tuple[Sheet, li
     for size in sizes:
         starts.append(end)
         end += size + predictor.reach
-    return Sheet(np.full((end, predictor.n_codebooks), predictor.codebook_size)), starts
+    depths = np.zeros(end, dtype=np.int64)
+    for start, size in zip(starts, sizes, strict=True):
+        depths[start : start + size] = UNTOLD
+    return Sheet(np.full((end, predictor.n_codebooks), predictor.codebook_size), depths), starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +138,11 @@ class TablePredictor:
 
     def odds(self, sheet: Sheet, parts: Parts) -> Odds:
         """See `Predictor.odds`."""
-        stages = np.repeat([stage for stage, _ in parts], [len(columns) for _, columns in parts])
-        vectors = self._vectors_of(sheet, stages, parts)  # [N, R + 1]
+        spans = list(_rows_of_stages(parts))
+        stages = np.repeat([stage for stage, _ in spans], [rows.stop - rows.start for _, rows in spans])
+        vectors = self._vectors_of(sheet, stages, _columns_of(parts), spans)  # [N, R + 1]
         scores = np.empty((len(vectors), self._of_groups.shape[2]), dtype=np.float32)
-        for stage, rows in _rows_of_stages(parts):
+        for stage, rows in spans:
             np.dot(vectors[rows], self._of_groups[stage], out=scores[rows])
         return Odds(frequencies(self._weights(scores)), partial(self._inside, stages, vectors))
 
@@ -158,9 +167,10 @@ class TablePredictor:
         steps = below.astype(np.int32)  # cut off below the point, like a shift
         return self._powers.take(steps, mode="clip")  # the last power, 1, for all that is further below
 
-    def _vectors_of(self, sheet: Sheet, stages: NDArray[np.int64], parts: Parts) -> NDArray[np.float32]:
+    def _vectors_of(
+        self, sheet: Sheet, stages: NDArray[np.int64], columns: Columns, spans: Sequence[Span]
+    ) -> NDArray[np.float32]:
         """Sums ``[N, R + 1]`` of what the contexts of each code say, and 1 for the bias."""
-        columns = _columns_of(parts)
         codes = sheet.codes.take(self._places[:, stages] + columns * self.n_codebooks)  # [J, N]
         codes += self._firsts[:, stages]
         vectors: NDArray[np.float32] = self._vectors.take(self._rows.take(codes), axis=0).sum(axis=0)
@@ -168,13 +178,13 @@ class TablePredictor:
 
 
 class NetworkPredictor(TablePredictor):
-    """A `Predictor` from tables and, in all stages but the first, a `Network`; raises as `Network.check`."""
+    """A `Predictor` whose scores come from a `Network`; raises as `Network.check`."""
 
     def __init__(self, tables: Tables, network: Network, codebooks: Codebooks) -> None:
         super().__init__(tables)
         self._exact = np.dtype(np.float32 if network.check(codebooks) < EXACT else np.float64)
         self._codebooks = codebooks
-        largest = score_bounds(tables.vectors, tables.basis, tables.bias, network.vector_bounds()).max()
+        largest = score_bounds(network.vector_bounds(), tables.basis, tables.bias).max()
         if largest >= SCORE_LIMIT:
             raise ModelError(
                 f"a score could reach {largest}; expected less than {SCORE_LIMIT}: "
@@ -182,62 +192,72 @@ class NetworkPredictor(TablePredictor):
             )
         self._network = network
         self._offsets = network.offsets.astype(np.int64)[:, None]
-        self.reach = max(self.reach, int(abs(self._offsets).max()))
-        n_offsets, width, self._n_units = network.first.shape
+        self.reach = int(abs(self._offsets).max())
+        n_offsets, _, self._n_units = network.first.shape
         self._numbers = np.arange(n_offsets)[:, None]
-        first = network.first.swapaxes(0, 1).reshape(width, -1)
-        self._first: NDArray[np.floating] = first.astype(self._exact)  # [D + 1, O * H]
+        words, depths = np.split(network.first, [network.width], axis=1)
+        first = words.swapaxes(0, 1).reshape(network.width, -1)
+        self._first: NDArray[np.floating] = first.astype(self._exact)  # [D, O * H]
+        told = depths.astype(np.int32) << network.digits.astype(np.int32)
+        self._told = np.pad(told, ((0, 0), (0, 1), (0, 0)))  # [O, 1 + Q + 1, H], the last of `UNTOLD`
         self._second = network.second.astype(np.float32)
         self._third = network.third.astype(np.float32)
         self._said: dict[int, _Said] = {}  # by each stage that was met
 
-    def _vectors_of(self, sheet: Sheet, stages: NDArray[np.int64], parts: Parts) -> NDArray[np.float32]:
-        vectors = super()._vectors_of(sheet, stages, parts)
-        if not stages.any():
-            return vectors
-        net, columns = self._network, _columns_of(parts)
+    def _vectors_of(
+        self, sheet: Sheet, stages: NDArray[np.int64], columns: Columns, spans: Sequence[Span]
+    ) -> NDArray[np.float32]:
+        net = self._network
         sums = net.first_bias.take(stages, axis=0)  # [N, H]
-        for stage, rows in _rows_of_stages(parts):
+        for stage, rows in spans:
             sums[rows] += self._sums_at(sheet, stage, columns[rows])
         units = _active(sums, net.first_shifts) @ self._second
         units = _active(units.astype(np.int32) + net.second_bias.take(stages, axis=0), net.second_shifts)
-        said = np.zeros((len(units), vectors.shape[1] - 1), dtype=np.float32)
-        for stage, rows in _rows_of_stages(parts):
-            if stage:
-                np.dot(units[rows], self._third[stage], out=said[rows])
-        vectors[:, :-1] += said.astype(np.int32) >> net.third_shifts.take(stages, axis=0)
+        vectors = np.ones((len(units), self._third.shape[2] + 1), dtype=np.float32)  # the last of the bias
+        for stage, rows in spans:
+            vectors[rows, :-1] = units[rows] @ self._third[stage]
+        vectors[:, :-1] = vectors[:, :-1].astype(np.int32) >> net.third_shifts.take(stages, axis=0)
         return vectors
 
     def _sums_at(self, sheet: Sheet, stage: int, columns: Columns) -> NDArray[np.int32]:
-        """What the stages before ``stage`` add up to at ``columns``, ``[N, H]``."""
+        """What the stages before ``stage``, and depths, add up to at ``columns``, ``[N, H]``."""
         if sheet.sums is None:
             numbers = np.arange(len(sheet.codes))
             around = (numbers + self._offsets).clip(0, numbers[-1])
-            total = np.zeros((len(numbers), self._n_units), dtype=np.int32)
+            total = self._told[self._numbers, sheet.depths[around]].sum(axis=0, dtype=np.int32)
             sheet.sums = Sums(total, np.zeros_like(numbers), around)
         total, n_stages, around = sheet.sums
         for earlier in range(int(n_stages[columns].min(initial=stage)), stage):
             behind = columns[n_stages[columns] <= earlier]
-            codes = sheet.codes[:, earlier].take(around[:, behind])  # [O, N]
-            said = self._said_by(earlier, codes).take(codes * len(around) + self._numbers, axis=0)
-            total[behind] += said.sum(axis=0, dtype=np.int32)
+            total[behind] += self._added(sheet, earlier, behind, slice(None))
         n_stages[columns] = stage
-        return total.take(columns, axis=0)
+        found: NDArray[np.int32] = total.take(columns, axis=0)
+        return found if stage else found + self._added(sheet, 0, columns, self._offsets[:, 0] < 0)
+
+    def _added(
+        self, sheet: Sheet, stage: int, columns: Columns, chosen: slice | NDArray[np.bool_]
+    ) -> NDArray[np.int32]:
+        """What codes of ``stage`` add to sums at ``columns``, from the ``chosen`` offsets, ``[N, H]``."""
+        assert sheet.sums is not None
+        codes = sheet.codes[:, stage].take(sheet.sums.around[:, columns][chosen])  # [O, N]
+        rows = self._said_by(stage, codes)
+        found: NDArray[np.int32] = rows.take(codes * len(self._numbers) + self._numbers[chosen], axis=0).sum(
+            axis=0, dtype=np.int32
+        )
+        return found
 
     def _said_by(self, stage: int, codes: NDArray[np.int64]) -> NDArray[np.int32]:
         """`_Said.rows` of ``stage``, in which those of ``codes`` are known."""
         size, width = self.codebook_size, self._first.shape[1]
         if stage not in self._said:
             rows, is_known = np.zeros((size + 1, width), dtype=np.int32), np.zeros(size + 1, dtype=np.bool_)
-            if stage == 0:
-                rows[size] = 2.0 ** int(self._network.digits[0]) * self._first[-1]
             is_known[size] = True
             self._said[stage] = _Said(rows.reshape(-1, self._n_units), is_known)
         said = self._said[stage]
         if not said.is_known.take(codes).all():
             new = np.unique(codes[~said.is_known[codes]])
             words: NDArray[np.floating] = self._network.words(self._codebooks[stage, new])
-            said.rows.reshape(size + 1, width)[new] = words.astype(self._exact, copy=False) @ self._first[:-1]
+            said.rows.reshape(size + 1, width)[new] = words.astype(self._exact, copy=False) @ self._first
             said.is_known[new] = True
         return said.rows
 
@@ -252,14 +272,15 @@ class _Said(NamedTuple):
 def _active(sums: NDArray[np.int32], shifts: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Hidden units ``[N, H]``, whole numbers from 0 to `ACTIVE`."""
     sums = sums >> shifts
-    return np.clip(sums, 0, ACTIVE, out=sums).astype(np.float32)
+    np.maximum(sums, 0, out=sums)  # np.clip takes longer than all this for one row
+    return np.minimum(sums, ACTIVE, out=sums).astype(np.float32)
 
 
 def _columns_of(parts: Parts) -> Columns:
     return parts[0][1] if len(parts) == 1 else np.concatenate([columns for _, columns in parts])
 
 
-def _rows_of_stages(parts: Parts) -> Iterator[tuple[int, slice]]:
+def _rows_of_stages(parts: Parts) -> Iterator[Span]:
     """Each stage among ``parts``, and which of all their codes are its own."""
     last = 0
     for stage, alike in groupby(parts, key=itemgetter(0)):

@@ -142,23 +142,25 @@ class Tables(Integers):
             for _, source, offset in self.contexts(stage):
                 if not (0 <= source < stage or (source == stage == 0 and offset < 0)):
                     return f"stage {stage} looks at stage {source}, {offset} frames away: not known by then"
-        largest = score_bounds(self.vectors, self.basis, self.bias)
+        largest = score_bounds(vector_bounds(self.vectors), self.basis, self.bias)
         if largest.size and int(largest.max()) >= SCORE_LIMIT:
             return f"a score could reach {int(largest.max())}; expected less than {SCORE_LIMIT}"
         return None
 
 
+def vector_bounds(vectors: NDArray[np.int16]) -> NDArray[np.int64]:
+    """``[Q, R]`` that no partial sum of vectors ``[Q, J, C, R]``, one of each context, is larger than."""
+    longest: NDArray[np.int64] = np.abs(vectors.astype(np.int64)).max(axis=2, initial=0).sum(axis=1)
+    return longest
+
+
 def score_bounds(
-    vectors: NDArray[np.int16],
-    basis: NDArray[np.int8],
-    bias: NDArray[np.int32],
-    added: NDArray[np.int64] | int = 0,
+    longest: NDArray[np.int64], basis: NDArray[np.int8], bias: NDArray[np.int32]
 ) -> NDArray[np.int64]:
     """``[Q]``: no partial sum of any score of a stage, in any order, is larger in magnitude.
 
-    ``added`` ``[Q, R]`` is the most that something else adds to a vector.
+    ``longest`` ``[Q, R]`` bounds the numbers of a vector.
     """
-    longest = np.abs(vectors.astype(np.int64)).max(axis=2, initial=0).sum(axis=1) + added  # [Q, R]
     widest = np.abs(basis.astype(np.int64)).max(axis=2, initial=0)  # [Q, R]
     bounds: NDArray[np.int64] = (longest * widest).sum(axis=1)
     bounds += np.abs(bias.astype(np.int64)).max(axis=1, initial=0)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from telucodec.allocation import Priced
+from telucodec.audio import resample
 from telucodec.bitstream.bitpack import Codes
 from telucodec.coders import RATES, REFINED_KBPS, base_kbps, measured_rates, price_among
 from telucodec.config import DataConfig
@@ -25,7 +26,7 @@ from telucodec.decoding import FILE_FRAMES
 from telucodec.errors import DataError
 from telucodec.files import replacing
 from telucodec.frames import pad_to_frames
-from telucodec.ladders import APART, FIRST_STEP, N_STEPS, Frames
+from telucodec.ladders import APART, FIRST_STEP, N_STEPS, Frames, cheapest_depths
 from telucodec.model.codec import Codec, load_codec
 from telucodec.model.lattice import LatticeQuantizer, step_for
 from telucodec.prior.coder import EntropyCoder
@@ -41,6 +42,9 @@ from telucodec.train.sensitivity import search_weights
 
 log = logging.getLogger(__name__)
 
+SPEEDS = (8, 9), (9, 8)  # from and to rates: at which a network also hears the clips
+N_DRAWS = 2  # of prices for each clip at each speed
+HALVINGS = 7.0, 12.5  # of the latents' energy, down to prices at which files of 1 to 9 kbps are written
 N_PRICES = 40
 N_MEASURED = 24  # numbers of stages
 N_WEIGHED = 48  # clips that weights of the search are measured on
@@ -180,12 +184,16 @@ def _fitted_prior(
     if isinstance(codec.quantizer, LatticeQuantizer):
         return _Prior(_fitted_lattice(codes, codec.quantizer.contexts(), codec.quantizer))
     alone = _Prior(fit_tables(codes, codebook_size=codec.config.quantizer.codebook_size))
-    n_frames = sum(clip.shape[1] for clip in codes)
-    if codec.config.quantizer.n_codebooks == 1 or n_frames < FEWEST_FRAMES:
+    if codec.config.quantizer.n_codebooks == 1 or _n_frames(clips) < FEWEST_FRAMES:
         return alone
+    rate_hz = codec.config.frame_rate_hz
+    bits = np.array(stage_rates(alone.coder(), unseen, rate_hz)) * 1000 / rate_hz
+    for speed in SPEEDS:
+        clips += encoded_clips(codec, corpus, max_minutes=max_minutes, seed=seed, speed=speed)
+    uneven = ending_early(clips * N_DRAWS, bits, seed=seed)
     codebooks = read_codebooks(folder)
     words = torch.from_numpy(codebooks.astype(np.float32))
-    found = fit_network(codes, alone.tables, words, packet_frames=FILE_FRAMES, seed=seed)
+    found = fit_network(codes, uneven, alone.tables, words, packet_frames=FILE_FRAMES, seed=seed)
     taught = _Prior(*found, codebooks)
     n_bytes = [
         sum(map(len, prior.coder().encode_all([packet.codes for packet in unseen])))
@@ -193,6 +201,26 @@ def _fitted_prior(
     ]
     log.info("entropy tables: %d bytes of unseen codes alone, %d with a network", *n_bytes)
     return min((n_bytes[1], taught), (n_bytes[0], alone), key=itemgetter(0))[1]
+
+
+def ending_early(clips: Sequence[Frames], bits: NDArray[np.float64], *, seed: int) -> list[Codes]:
+    """Codes of clips whose frames end where they would in files, each at a price of a bit drawn by chance.
+
+    Half of them have no more stages than refined files.
+
+    Args:
+        bits: ``[Q]`` that the first 1 to Q stages of a frame take on average.
+    """
+    generator = np.random.default_rng(seed)
+    energy = np.concatenate([clip.errors[0] for clip in clips]).mean()
+    found = []
+    for clip in clips:
+        limit = min(len(bits), int(generator.choice([N_BASE, len(bits)])))
+        price = energy * 2 ** -generator.uniform(*HALVINGS)
+        packets = [replace(packet, errors=packet.errors[: limit + 1]) for packet in _packets(clip)]
+        depths = cheapest_depths(packets, bits[:limit], np.array([price]))
+        found.append(cut(clip.codes, np.concatenate([chosen[0] for chosen in depths])))
+    return found
 
 
 def _fitted_lattice(
@@ -286,15 +314,18 @@ def _packets(clip: Frames) -> list[Frames]:
     return [clip.part(start, end) for start, end in ends]
 
 
-def _n_frames(packets: list[Frames]) -> int:
+def _n_frames(packets: Sequence[Frames]) -> int:
     return sum(packet.codes.shape[1] for packet in packets)
 
 
-def encoded_clips(codec: Codec, corpus: Corpus, *, max_minutes: float, seed: int) -> list[Frames]:
-    """Whole clips in random order, until ``max_minutes`` are reached."""
+def encoded_clips(
+    codec: Codec, corpus: Corpus, *, max_minutes: float, seed: int, speed: tuple[int, int] = (1, 1)
+) -> list[Frames]:
+    """Whole clips in random order, until ``max_minutes`` are reached; resampled if there is a ``speed``."""
     found: list[Frames] = []
     generator = np.random.default_rng(seed)
-    for wav in _clips(codec, corpus, max_minutes, generator):
+    for clip in _clips(codec, corpus, max_minutes, generator):
+        wav = resample(clip, *speed)
         if isinstance(codec.quantizer, LatticeQuantizer):
             found.append(_encoded_at(codec, codec.quantizer, wav, generator.uniform(*SNRS_DB)))
             continue
