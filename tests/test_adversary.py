@@ -14,6 +14,7 @@ from test_training import (  # noqa: F401 - fixtures
     _quick,
     equal,
     make_trainee,
+    no_tables,
     speech,
     train_run,
     train_step,

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from telucodec.bitstream.container import Stream
+from telucodec.bitstream.coder import ENTROPY_MODES
+from telucodec.bitstream.container import Stream, read_header
 from telucodec.cli import app
 
 
@@ -410,6 +411,8 @@ def test_a_trained_run_is_resumed_under_its_own_settings_and_its_weights_encode(
     assert before == after
     encoded = invoke("encode", tmp_path / "data/a-1.wav", tmp_path / "a.codes", "--model", run / "weights")
     assert encoded.exit_code == 0
+    mode = read_header((tmp_path / "a.codes").read_bytes()).entropy_mode
+    assert mode == ENTROPY_MODES["static"], "with the tables that training ends with"
 
 
 def test_the_doctor_forbids_with_status_3_before_a_run_and_without_one(

@@ -72,6 +72,14 @@ CONFIG = Config(
         n_validation_clips=2,
     ),
 )
+
+
+@pytest.fixture(autouse=True)
+def no_tables(monkeypatch):
+    """Runs end without entropy tables, which take longer here than training and have tests of their own."""
+    monkeypatch.setattr(state_module, "write_entropy", lambda *_, **__: b"")
+
+
 MODES = pytest.mark.parametrize("update", ["ema", "gradient"])
 RUNS = pytest.mark.parametrize("update", ["ema", pytest.param("gradient", marks=pytest.mark.slow)])
 
