@@ -36,7 +36,7 @@ Whole = TypeVar("Whole", bound=np.integer)
 
 OFFSETS = -2, -1, 0, 1, 2  # frames
 N_UNITS = 192  # of each hidden layer
-N_EPOCHS = 2.0  # that each code is seen on average
+N_EPOCHS = 2.0  # that each code is seen on average, in each copy of its clip
 BATCH_FRAMES, BATCH_STAGES = 512, 8
 HALF_AS_OFTEN = 6  # a stage so many behind is seen, since few streams have the last ones
 LEARNING_RATE, WEIGHT_DECAY, MAX_NORM = 2e-3, 0.01, 1.0
