@@ -15,7 +15,7 @@ from telucodec.bitstream.bitpack import ABSENT
 from telucodec.bitstream.rangecoder import TOTAL
 from telucodec.errors import DataError, ModelError
 from telucodec.prior.coder import EntropyCoder
-from telucodec.prior.depths import cut
+from telucodec.prior.depths import cut, depth_odds, depths_of
 from telucodec.prior.fitting import fit_tables
 from telucodec.prior.network import NETWORK, Network, read_codebooks
 from telucodec.prior.predictor import NetworkPredictor
@@ -278,15 +278,25 @@ def test_a_network_learns_what_the_code_before_and_the_depth_of_a_frame_say_abou
     tables = fit_tables(even, codebook_size=N_WORDS, packet_frames=100)
     corpus = _Corpus(even[:40], uneven[:40], N_WORDS, 100)
     torch.manual_seed(0)
-    model = PriorNetwork(WORDS, tables)
+    model = PriorNetwork(WORDS / 8, tables)
     _train(model, corpus, n_epochs=10)
-    coder = EntropyCoder.from_network(*_rounded(model, tables, corpus, torch.arange(2000)), WORDS.numpy())
+    found = *_rounded(model, tables, corpus, torch.arange(2000)), WORDS.numpy() / 8
+    coder = EntropyCoder.from_network(*found)
     n_bits = 8 * sum(map(len, coder.encode_all([codes[:1] for codes in even[40:]]))) / 2000
     assert n_bits < 3.2, "far below 5, which codes of a stage by themselves take"
     told = _Corpus([], uneven[40:], N_WORDS, 100)
     with torch.no_grad():
-        bits = _mean_bits(model, told, torch.arange(told.n_frames), torch.tensor([0])).item()
+        frames = torch.arange(told.n_frames)
+        bits, of_all = (_mean_bits(model, told, frames, torch.arange(n)).item() for n in (1, 2))
     assert bits < n_bits - 0.1, "knowing the half takes 0.45 bits off what an ideal model needs"
+    coder = EntropyCoder.from_network(*found, is_variable=True)
+    taken = 8 * sum(map(len, coder.encode_all(uneven[40:])))
+    for codes in uneven[40:]:
+        depths = depths_of(codes)
+        shares = depth_odds(depths, 2)[np.arange(100), depths - 1] / TOTAL
+        taken += np.log2(shares).sum()
+    n_codes = sum((codes != ABSENT).sum() for codes in uneven[40:])
+    assert taken / n_codes == pytest.approx(of_all, abs=0.05), "integers are told the same"
 
 
 def test_groups_and_places_are_a_likelihood_for_vectors_of_every_size():
@@ -302,8 +312,12 @@ def test_groups_and_places_are_a_likelihood_for_vectors_of_every_size():
 def test_training_twice_gives_the_same_network():
     codes = chained_codes(3)
     tables = fit_tables(codes, codebook_size=N_WORDS)
-    once, again = (fit_network(codes, codes, tables, WORDS, packet_frames=25) for _ in range(2))
+    uneven = [cut(clip, np.full(100, 1)) for clip in codes]
+    once, again, other = (
+        fit_network(codes, some, tables, WORDS, packet_frames=25) for some in (uneven, uneven, codes)
+    )
     assert (once[0].hash, once[1].hash) == (again[0].hash, again[1].hash)
+    assert (once[0].hash, once[1].hash) != (other[0].hash, other[1].hash), "taught by frames that end early"
 
 
 @pytest.mark.parametrize("n_frames", [1, 3, 40])
